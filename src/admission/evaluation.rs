@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::review::{BodyError, GroupVersionKind, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
-    change::{Change, MAX_NICS, MAX_OPTIONS, MigrationStart, NetworkChange, OversizedList},
+    change::{Change, MAX_NAME, MAX_NICS, MAX_OPTIONS, MigrationStart, NetworkChange, Oversized},
     facts::{Fact, FactSource, Facts, Vmi},
     rules::{self, Case, CauseType},
     settings::Settings,
@@ -294,8 +294,8 @@ impl<'e> Evaluator<'e> {
         if change.is_irrelevant() {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        if let Some(list) = change.oversized_list() {
-            return evaluate_oversize(endpoint, request, change, list);
+        if let Some(part) = change.oversized() {
+            return evaluate_oversize(endpoint, request, change, part);
         }
         match endpoint {
             Endpoint::Validate => {
@@ -436,17 +436,20 @@ fn evaluate_oversize<'r>(
     endpoint: Endpoint,
     request: &'r Request<'r>,
     change: Change<'r>,
-    list: OversizedList,
+    part: Oversized,
 ) -> Evaluation<'r> {
     if endpoint == Endpoint::Mutate {
         return Evaluation::new(endpoint, request, Decision::Allowed);
     }
-    let (field, message) = match list {
-        OversizedList::Nics(field) => {
+    let (field, message) = match part {
+        Oversized::Nics(field) => {
             (field, format!("more than {MAX_NICS} entries, but a guest can have at most {MAX_NICS}; remove some"))
         }
-        OversizedList::Options(field) => {
+        Oversized::Options(field) => {
             (field, format!("the interfaces have more than {MAX_OPTIONS} ports and DHCP options; remove some"))
+        }
+        Oversized::Name(field) => {
+            (field, format!("the name has more than {MAX_NAME} bytes, the most that nicplug evaluates; shorten it"))
         }
     };
     Evaluation {
@@ -531,6 +534,11 @@ mod tests {
         assert!(message.starts_with("spec.networks[0]") && message.ends_with("[NP004]"), "{message}");
         let (_, message) = denied_change(&format!("[{}]", vec![r#"{"name": "a"}"#; 300].join(","))).unwrap();
         assert!(message.starts_with("spec.networks: more than 255 entries"), "{message}");
+        let named = |length: usize| denied_change(&format!(r#"[{{"name": "{}", "pod": {{}}}}]"#, "n".repeat(length)));
+        let (_, message) = named(1024).unwrap();
+        assert!(message.ends_with("[NP004]"), "{message}");
+        let (_, message) = named(1025).unwrap();
+        assert!(message.starts_with("spec.networks[0]: the name has more than 1024 bytes"), "{message}");
         assert_eq!(denied_change("[]"), None, "allowed");
         assert_eq!(denied_change("5"), None, "cannot be read");
     }

@@ -35,7 +35,7 @@ impl Evaluator<'_> {
             return Vec::new();
         }
         let Some(change) = self.change_of(request).filter(|change| !change.is_irrelevant()) else { return Vec::new() };
-        if change.oversized_list().is_some() {
+        if change.oversized().is_some() {
             return self.causes(body);
         }
         let facts = self.facts_for(&change);

@@ -156,10 +156,35 @@ pub struct Metadata {
 pub struct NetworkAttachmentDefinition {
     /// `metadata`.
     #[serde(deserialize_with = "object")]
-    pub metadata: Metadata,
+    pub metadata: NadMetadata,
     /// `spec`.
     #[serde(deserialize_with = "object")]
     pub spec: NetworkAttachmentSpec,
+}
+
+/// `metadata` of a NetworkAttachmentDefinition. Requests have it too, so it holds neither labels nor other annotations:
+/// a body may consist of them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NadMetadata {
+    /// `name`.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// `namespace`.
+    #[serde(deserialize_with = "nullable")]
+    pub namespace: String,
+    /// `annotations`.
+    #[serde(deserialize_with = "object")]
+    pub annotations: NadAnnotations,
+}
+
+/// `metadata.annotations` of a NetworkAttachmentDefinition.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NadAnnotations {
+    /// `k8s.v1.cni.cncf.io/resourceName`: the device-plugin resource that a pod on the network gets; empty for none.
+    #[serde(rename = "k8s.v1.cni.cncf.io/resourceName", deserialize_with = "nullable")]
+    pub resource_name: String,
 }
 
 /// `spec` of a NetworkAttachmentDefinition.

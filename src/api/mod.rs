@@ -119,9 +119,14 @@ impl<'a> JsonText<'a> {
         self.0
     }
 
-    /// Reads the value. If that fails, serde_json reads it again to report the reason.
+    /// Reads the value. If that fails, serde_json reads it again to report the reason, which may quote the whole value.
     fn read<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
-        json::read(self.0).or_else(|json::JsonError| serde_json::from_str(self.0))
+        /// The longest text of which the reason is reported, in bytes.
+        const EXPLAINED: usize = 64 << 10;
+        json::read(self.0).or_else(|json::JsonError| match self.0.len() {
+            ..=EXPLAINED => serde_json::from_str(self.0),
+            length => Err(Error::custom(format_args!("its {length} bytes are not of the expected type"))),
+        })
     }
 }
 

@@ -478,11 +478,18 @@ impl<'a> NadRef<'a> {
             None => Self { namespace: own_namespace, name: network_name },
         }
     }
-}
 
-impl fmt::Display for NadRef<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", cut(self.namespace, QUOTED_AT_MOST), cut(self.name, QUOTED_AT_MOST))
+    /// Returns `namespace/name`, whole.
+    #[must_use]
+    pub fn full_name(self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Returns `namespace/name` for a message, in which a long text is cut. Two definitions may be shown alike.
+    pub fn shown(self) -> impl fmt::Display + use<'a> {
+        fmt::from_fn(move |formatter| {
+            write!(formatter, "{}/{}", cut(self.namespace, QUOTED_AT_MOST), cut(self.name, QUOTED_AT_MOST))
+        })
     }
 }
 
@@ -519,6 +526,6 @@ mod tests {
     #[test]
     fn a_network_name_may_carry_a_namespace() {
         assert_eq!(NadRef::parse("net", "demo"), NadRef { namespace: "demo", name: "net" });
-        assert_eq!(NadRef::parse("infra/net", "demo").to_string(), "infra/net");
+        assert_eq!(NadRef::parse("infra/net", "demo").full_name(), "infra/net");
     }
 }

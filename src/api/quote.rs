@@ -53,6 +53,29 @@ pub(crate) fn cut_inside(text: &str, at_most: usize) -> Cow<'_, str> {
     Cow::Owned(text.chars().skip(count - end).fold(start + "…", |cut, letter| cut + letter.encode_utf8(&mut [0; 4])))
 }
 
+/// Returns the text of a value, at most so many bytes, with `…` at the end if something is left out. The rest is not
+/// even formatted.
+pub(crate) fn written(value: impl Display, at_most: usize) -> String {
+    struct Bounded {
+        text: String,
+        at_most: usize,
+    }
+
+    impl Write for Bounded {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let room = self.at_most.saturating_sub(self.text.len());
+            self.text.push_str(&text[..text.floor_char_boundary(room)]);
+            if text.len() <= room { Ok(()) } else { Err(fmt::Error) }
+        }
+    }
+
+    let mut bounded = Bounded { text: String::new(), at_most };
+    if write!(bounded, "{value}").is_err() {
+        bounded.text.push('…');
+    }
+    bounded.text
+}
+
 /// Limits a message of serde: it may quote a value, whole and between its first and its last words.
 pub(crate) fn cut_middle(message: String) -> String {
     /// Enough for the words before and after the value.
@@ -82,6 +105,16 @@ mod tests {
         for text in ["", "a", "quoted \"x\"", "it's", "é\n", &"é".repeat(QUOTED_AT_MOST)] {
             assert_eq!(quote(text).to_string(), format!("{text:?}"));
         }
+    }
+
+    #[test]
+    fn a_long_value_is_written_up_to_its_bound() {
+        for (text, at_most, expected) in
+            [("", 0, ""), ("abc", 3, "abc"), ("abcd", 3, "abc…"), ("aéé", 4, "aé…"), ("é", 1, "…")]
+        {
+            assert_eq!(written(text, at_most), expected, "{text}");
+        }
+        assert_eq!(written(format_args!("{}{}", "ab", "cd"), 3), "abc…");
     }
 
     #[test]

@@ -1,7 +1,15 @@
 //! VirtualMachine and the kinds that hold a template of a VM or VMI, or refer to one
 //! (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`, `pool.kubevirt.io`).
 
-use serde::{Deserialize, de::MapAccess};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        Error, MapAccess, Visitor,
+        value::{BorrowedStrDeserializer, StrDeserializer},
+    },
+};
 
 use super::{
     Lazy, Present, Shared, Text, WithNics,
@@ -388,13 +396,46 @@ pub struct SelectionPolicy {
 }
 
 /// A whole number or a text, such as a percentage.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum IntOrString<'a> {
     /// A number.
     Int(i64),
     /// A text.
-    String(#[serde(borrow)] Text<'a>),
+    String(Text<'a>),
+}
+
+/// A derived one would copy a value of any other type, however large, before it reports the type.
+impl<'de: 'a, 'a> Deserialize<'de> for IntOrString<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IntOrStringVisitor;
+
+        impl<'de> Visitor<'de> for IntOrStringVisitor {
+            type Value = IntOrString<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a whole number or a string")
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+                Ok(IntOrString::Int(number))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                let number = i64::try_from(number);
+                number.map(IntOrString::Int).map_err(|_| E::custom("the number is too large"))
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Text::deserialize(BorrowedStrDeserializer::new(text)).map(IntOrString::String)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Text::deserialize(StrDeserializer::new(text)).map(IntOrString::String)
+            }
+        }
+
+        deserializer.deserialize_any(IntOrStringVisitor)
+    }
 }
 
 /// `VirtualMachineInstanceMigration`: a request to migrate a VirtualMachineInstance.

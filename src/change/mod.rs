@@ -26,6 +26,10 @@ pub const MAX_NICS: usize = 255;
 /// The most ports, port ranges, NTP servers and private DHCP options that all interfaces of a guest have together.
 pub const MAX_OPTIONS: usize = api::NESTED_AT_MOST;
 
+/// The longest name of a NIC or of its network that nicplug evaluates, in bytes. KubeVirt's schema has no bound, and the
+/// time of rules that compare each name with each grows with their length.
+pub const MAX_NAME: usize = 1024;
+
 /// A request that may change the NICs of a guest, or of a template for guests.
 #[derive(Debug)]
 pub struct Change<'r> {
@@ -167,21 +171,46 @@ impl<'r> Change<'r> {
         self.before.as_ref().is_some_and(|before| preference(before) != preference(&self.after))
     }
 
-    /// Returns the list, in the new or the stored object, that has more entries than nicplug reads.
+    /// Returns a part of the object that is larger than nicplug evaluates: a list, in the new or the stored object, or
+    /// a name, in the new one.
     #[must_use]
-    pub fn oversized_list(&self) -> Option<OversizedList> {
+    pub fn oversized(&self) -> Option<Oversized> {
+        self.oversized_list().or_else(|| self.oversized_name())
+    }
+
+    fn oversized_name(&self) -> Option<Oversized> {
+        let is_long = |name: &str| name.len() > MAX_NAME;
+        if let Some(requests) = self.requests {
+            let index = requests.all.iter().position(|request| {
+                let options = request.add_interface_options.as_ref();
+                let network = options.and_then(|options| options.network.multus.as_ref());
+                request.name().is_some_and(is_long) || network.is_some_and(|multus| is_long(&multus.network_name))
+            })?;
+            return Some(Oversized::Name(requests.field(index)));
+        }
+        let guest = self.after.guest;
+        if let Some(index) = guest.interfaces().iter().position(|interface| is_long(&interface.name)) {
+            return Some(Oversized::Name(format!("{}.name", self.interface_field(index))));
+        }
+        let index = guest.networks.iter().position(|network| {
+            is_long(&network.name) || network.multus.as_ref().is_some_and(|multus| is_long(&multus.network_name))
+        })?;
+        Some(Oversized::Name(self.network_field(index)))
+    }
+
+    fn oversized_list(&self) -> Option<Oversized> {
         if self.requests.is_some_and(|requests| requests.all.len() > MAX_NICS) {
-            return Some(OversizedList::Nics("status.interfaceRequests".to_owned()));
+            return Some(Oversized::Nics("status.interfaceRequests".to_owned()));
         }
         [Some(self.after), self.before].into_iter().flatten().find_map(|view| {
             let (guest, path) = (view.guest, view.path);
             if guest.interfaces().len() > MAX_NICS {
-                Some(OversizedList::Nics(format!("{path}.domain.devices.interfaces")))
+                Some(Oversized::Nics(format!("{path}.domain.devices.interfaces")))
             } else if guest.networks.len() > MAX_NICS {
-                Some(OversizedList::Nics(format!("{path}.networks")))
+                Some(Oversized::Nics(format!("{path}.networks")))
             } else {
                 let index = guest.interfaces().iter().position(|interface| interface.options.has_too_many_entries)?;
-                Some(OversizedList::Options(format!("{path}.domain.devices.interfaces[{index}]")))
+                Some(Oversized::Options(format!("{path}.domain.devices.interfaces[{index}]")))
             }
         })
     }
@@ -261,13 +290,15 @@ impl<'r> Change<'r> {
     }
 }
 
-/// A list with more entries than nicplug reads, and its field.
+/// A part of an object that is larger than nicplug evaluates, and its field.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum OversizedList {
+pub enum Oversized {
     /// A list of NICs with more than [`MAX_NICS`] entries.
     Nics(String),
     /// The interface from which on ports and DHCP options are too many.
     Options(String),
+    /// A name of more than [`MAX_NAME`] bytes.
+    Name(String),
 }
 
 /// The object that a request names.

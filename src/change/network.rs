@@ -71,7 +71,7 @@ mod tests {
         );
         let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
         NetworkChange::of(&request).map(|change| {
-            assert_eq!(change.network().to_string(), "demo/blue");
+            assert_eq!(change.network().full_name(), "demo/blue");
             change.is_deletion
         })
     }

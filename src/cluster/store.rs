@@ -7,6 +7,7 @@ pub(super) mod kinds;
 pub(super) mod listing;
 pub(super) mod mac_index;
 pub(super) mod network_index;
+mod ovn_conflicts;
 pub(super) mod projection;
 mod queries;
 
@@ -23,6 +24,7 @@ use self::{
     guests::Guests,
     interner::Interner,
     listing::{AnyListing, Listing},
+    ovn_conflicts::OvnConflicts,
     projection::Projection,
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
@@ -47,6 +49,9 @@ pub struct Store {
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
     nads: Listing<Arc<Nad>>,
+    /// The OVN networks whose definitions have different settings, found when a request needs them; empty after a
+    /// definition has changed.
+    ovn_conflicts: OnceLock<OvnConflicts>,
     /// The ConfigMaps of Multus.
     multus_configs: Listing<MultusConfig>,
     /// Where Multus looks for default networks if neither the settings nor its configuration in this store say so.
@@ -751,9 +756,13 @@ mod tests {
                     "metadata": {"namespace": namespace, "name": "net"}, "spec": {"config": config.to_string()}}))
                 .unwrap();
         }
-        let conflict = |namespace| store.find_nad(NadRef { namespace, name: "net" }, true).conflict;
-        assert_eq!(conflict("a").as_deref(), Some("d/net"));
-        assert_eq!(conflict("d").as_deref(), Some("a/net"));
-        assert_eq!(conflict("c"), None);
+        let conflict = |store: &Store, namespace| store.find_nad(NadRef { namespace, name: "net" }, true).conflict;
+        assert_eq!(conflict(&store, "a").as_deref(), Some("d/net"));
+        assert_eq!(conflict(&store, "d").as_deref(), Some("a/net"));
+        assert_eq!(conflict(&store, "c"), None);
+        store.remove(Kind::Nad, "a", "net");
+        assert_eq!(conflict(&store, "d").as_deref(), Some("b/net"));
+        store.remove(Kind::Nad, "d", "net");
+        assert_eq!(conflict(&store, "b"), None);
     }
 }

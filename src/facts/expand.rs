@@ -35,6 +35,10 @@ const DEFAULT_NIC: &str = "default";
 /// The name of the input device that KubeVirt adds for `autoattachInputDevice`.
 const DEFAULT_INPUT: &str = "default-0";
 
+/// The longest text of a field that a preference edits, in bytes: some five hundred for each of 256 disks. As values it
+/// takes many times the memory, and several rules expand a guest.
+const EDITED_AT_MOST: usize = 128 << 10;
+
 /// What KubeVirt expands the template of a VM with. A part is absent if the VM does not name it, and unknown if it
 /// cannot be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,7 +87,8 @@ pub struct Texts {
 }
 
 impl Expansion {
-    /// Returns the texts for [`Self::guest`]; `None` if a part of the expansion is unknown.
+    /// Returns the texts for [`Self::guest`]; `None` if a part of the expansion is unknown, or if a text is longer than
+    /// any real one.
     #[must_use]
     pub fn texts(&self, guest: &GuestSpec) -> Option<Texts> {
         if matches!(self.instancetype, Fact::Unknown) || matches!(self.preference, Fact::Unknown) {
@@ -98,6 +103,10 @@ impl Expansion {
             json!({"cores": 1, "sockets": sockets, "threads": 1, "dedicatedCpuPlacement": dedicated}).to_string()
         });
         let Some(preference) = preference else { return Some(Texts { cpu, ..Texts::default() }) };
+        let edited = [devices.disks.text(), devices.inputs.text(), devices.sound.text(), devices.video.text()];
+        if edited.into_iter().flatten().any(|text| text.len() > EDITED_AT_MOST) {
+            return None;
+        }
         Some(Texts {
             cpu,
             disks: preference.disks(guest),

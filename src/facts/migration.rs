@@ -3,7 +3,7 @@
 //! KubeVirt renders the guest's `nodeSelector` and affinity again for the target pod, and keeps it off the guest's own
 //! node. The condition LiveMigratable says nothing about nodes. Taints are not judged.
 
-use std::{fmt, sync::Arc};
+use std::{cell::OnceCell, fmt, sync::Arc};
 
 use super::{
     Facts, Nad, Vmi,
@@ -50,12 +50,21 @@ impl Obstacle {
     /// Returns what hinders a migration that attaches or moves a NIC of a guest; `None` if nothing does, as far as is
     /// known.
     #[must_use]
-    pub fn of(facts: &Facts, settings: &Settings, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+    pub fn of(
+        facts: &Facts,
+        settings: &Settings,
+        vmi: &Vmi,
+        targets: &Targets,
+        nic: &Nic,
+        namespace: &str,
+    ) -> Option<Self> {
         // The guest is moved with all its NICs. One whose network changes is on the new network then.
         let own = facts.known_nad(nic, namespace);
         let others = networks(facts).filter(|(name, _)| *name != nic.name);
         let of_plugins = Self::of_plugins(settings, own.iter().map(|nad| (nic.name, nad)).chain(others));
-        of_plugins.or_else(|| Self::of_nodes(facts, vmi, nic, namespace)).or_else(|| Self::of_quotas(facts, vmi))
+        of_plugins
+            .or_else(|| Self::of_nodes(facts, vmi, targets, nic, namespace))
+            .or_else(|| Self::of_quotas(facts, vmi))
     }
 
     /// Returns what hinders a migration of a guest as it is; `None` if nothing does, as far as is known, and in a cluster
@@ -63,7 +72,7 @@ impl Obstacle {
     #[must_use]
     pub fn of_guest(facts: &Facts, settings: &Settings, vmi: &Vmi) -> Option<Self> {
         let nodes = facts.nodes.known().filter(|nodes| nodes.count() > 1);
-        let of_targets = || nodes.and_then(|nodes| Self::of_targets(&targets(nodes, vmi)?, vmi));
+        let of_targets = || nodes.and_then(|nodes| Self::of_targets(&Targets::default().of(nodes, vmi)?, vmi));
         let of_plugins = Self::of_plugins(settings, networks(facts));
         of_plugins.or_else(of_targets).or_else(|| Self::of_quotas(facts, vmi))
     }
@@ -85,12 +94,12 @@ impl Obstacle {
         networks.find_map(|(nic, nad)| Some(Self::Plugin { plugin: plugin_of(nad)?.clone(), nic: nic.to_owned() }))
     }
 
-    fn of_nodes(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+    fn of_nodes(facts: &Facts, vmi: &Vmi, targets: &Targets, nic: &Nic, namespace: &str) -> Option<Self> {
         let nodes = facts.nodes.known()?;
         if nodes.count() == 1 {
             return Some(Self::OneNode);
         }
-        let targets = targets(nodes, vmi)?;
+        let targets = targets.of(nodes, vmi)?;
         if let Some(obstacle) = Self::of_targets(&targets, vmi) {
             return Some(obstacle);
         }
@@ -142,13 +151,28 @@ fn networks(facts: &Facts) -> impl Iterator<Item = (&str, &Arc<Nad>)> {
     facts.guest_networks.iter().map(|of| (&*of.nic, &of.nad))
 }
 
-/// Returns the nodes other than its own that a guest may run on; `None` if its own node is unknown and may be any of
-/// several.
-fn targets<'n>(nodes: &'n Nodes, vmi: &Vmi) -> Option<Vec<(&'n str, &'n Node)>> {
+/// The nodes that the guest of a change may be moved to. They are searched once, when the first NIC needs them: the
+/// requirements of a guest may be long, and the change and the cluster large.
+#[derive(Debug, Default)]
+pub struct Targets(OnceCell<Option<Vec<usize>>>);
+
+impl Targets {
+    fn of<'n>(&self, nodes: &'n Nodes, vmi: &Vmi) -> Option<Vec<(&'n str, &'n Node)>> {
+        let found = self.0.get_or_init(|| allowed(nodes, vmi)).as_ref()?;
+        Some(found.iter().filter_map(|&index| nodes.at(index)).collect())
+    }
+}
+
+/// Returns the indices of the nodes other than its own that a guest may run on; `None` if its requirements are not known, or if its own
+/// node is unknown and may be any of several.
+fn allowed(nodes: &Nodes, vmi: &Vmi) -> Option<Vec<usize>> {
+    if vmi.placement.as_ref().is_some_and(|placement| !placement.is_known()) {
+        return None;
+    }
     let is_allowed =
         |name: &str, node: &Node| vmi.placement.as_ref().is_none_or(|placement| placement.allows(name, node));
-    let allowed = nodes.iter().filter(|(name, node)| **name != *vmi.node && is_allowed(name, node));
-    let allowed: Vec<_> = allowed.collect();
+    let allowed = nodes.iter().enumerate().filter(|(_, (name, node))| **name != *vmi.node && is_allowed(name, node));
+    let allowed: Vec<_> = allowed.map(|(index, _)| index).collect();
     match (vmi.node.is_empty(), allowed.len()) {
         (false, _) => Some(allowed),
         // The guest runs on one of them.

@@ -10,8 +10,9 @@ use crate::{
     change::Nic,
 };
 
-/// The annotation that names the device-plugin resource of an SR-IOV network.
-const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
+/// The longest name of a resource, in bytes: a prefix of 253, a slash and a name of 63. Of a longer one the beginning
+/// counts, which no node offers either.
+const RESOURCE_AT_MOST: usize = 253 + 1 + 63;
 
 /// A NetworkAttachmentDefinition, reduced to the facts that rules use.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,8 +39,7 @@ pub enum CniConfig {
 
 impl From<cluster::NetworkAttachmentDefinition> for Nad {
     fn from(nad: cluster::NetworkAttachmentDefinition) -> Self {
-        let resource = nad.metadata.annotations.get(RESOURCE_NAME).map_or("", String::as_str);
-        Self::read(&nad.spec.config, resource)
+        Self::read(&nad.spec.config, &nad.metadata.annotations.resource_name)
     }
 }
 
@@ -47,7 +47,9 @@ impl Nad {
     /// Reads `spec.config` of a NetworkAttachmentDefinition with this resource, which is empty if there is none.
     #[must_use]
     pub fn read(config: &str, resource: &str) -> Self {
-        let resource = Some(resource.trim()).filter(|name| !name.is_empty());
+        let resource = resource.trim();
+        let resource =
+            Some(&resource[..resource.floor_char_boundary(RESOURCE_AT_MOST)]).filter(|name| !name.is_empty());
         let parsed = serde_json::from_str::<Value>(config);
         let network = parsed.as_ref().map(|config| CniNetwork::of(config, resource)).unwrap_or_default();
         let config = CniConfig::of(config, parsed);
@@ -87,7 +89,7 @@ fn has_type(kind: Option<&Value>) -> bool {
     kind.and_then(Value::as_str).is_some_and(|kind| !kind.is_empty())
 }
 
-/// The NetworkAttachmentDefinitions that a change names. A list, because a guest has few NICs.
+/// The NetworkAttachmentDefinitions that a change names, sorted by namespace and name.
 #[derive(Clone, Debug, Default)]
 pub struct Nads(Vec<Found>);
 
@@ -132,15 +134,29 @@ impl Nads {
 
     /// Stores the result for a name.
     pub fn insert(&mut self, name: NadRef, lookup: NadLookup) {
-        self.0.retain(|found| !found.is_of(name));
-        self.0.push(Found { namespace: name.namespace.to_owned(), name: name.name.to_owned(), lookup });
+        match self.place(name) {
+            Ok(place) => {
+                if let Some(found) = self.0.get_mut(place) {
+                    found.lookup = lookup;
+                }
+            }
+            Err(place) => {
+                let found = Found { namespace: name.namespace.to_owned(), name: name.name.to_owned(), lookup };
+                self.0.insert(place, found);
+            }
+        }
     }
 
     /// Returns the result for a name; unknown if there is none.
     #[must_use]
     pub fn lookup(&self, name: NadRef) -> NadLookup {
-        let found = self.0.iter().find(|found| found.is_of(name));
+        let found = self.place(name).ok().and_then(|place| self.0.get(place));
         found.map(|found| found.lookup.clone()).unwrap_or_default()
+    }
+
+    /// Returns the index of a name, or the one at which it has to be inserted.
+    fn place(&self, name: NadRef) -> Result<usize, usize> {
+        self.0.binary_search_by(|found| found.name().cmp(&name))
     }
 
     /// Completes lookups of single networks by earlier ones that saw the networks of all namespaces: a network of the
@@ -163,8 +179,8 @@ impl Nads {
 }
 
 impl Found {
-    fn is_of(&self, name: NadRef) -> bool {
-        self.name == name.name && self.namespace == name.namespace
+    fn name(&self) -> NadRef<'_> {
+        NadRef { namespace: &self.namespace, name: &self.name }
     }
 }
 

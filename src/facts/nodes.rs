@@ -120,6 +120,12 @@ impl Nodes {
         self.iter().find(|(known, _)| *known == name).map(|(_, node)| node)
     }
 
+    /// Returns the name and the node of an index in [`iter`](Self::iter).
+    #[must_use]
+    pub fn at(&self, index: usize) -> Option<(&str, &Node)> {
+        self.0.get(index).map(|(name, node)| (&**name, &**node))
+    }
+
     /// Iterates over names and nodes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.0.iter().map(|(name, node)| (&**name, &**node))

@@ -1,7 +1,10 @@
 //! On which nodes a guest may run: its `nodeSelector` and its required node affinity.
 
 use super::nodes::{Node, is_unstored_label};
-use crate::api::placement::{Affinity, NodeRequirement, NodeSelector, NodeSelectorTerm};
+use crate::api::{
+    guest::GuestSpec,
+    placement::{Affinity, NodeRequirement, NodeSelector, NodeSelectorTerm},
+};
 
 /// What a guest requires of its node. Guests with equal requirements share one.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -10,7 +13,15 @@ pub struct Placement {
     selector: Box<[(Box<str>, Box<str>)]>,
     /// The terms of the required node affinity: the node must match one of them, if there are any.
     terms: Box<[Box<[Requirement]>]>,
+    /// Whether they were not read, because they are longer than any real ones.
+    is_too_long: bool,
 }
+
+/// The longest text of `nodeSelector` and `affinity` that is read, in bytes: the names of two thousand nodes.
+const TEXT_AT_MOST: usize = 64 << 10;
+
+/// The most requirements and terms that are compared with each node.
+const REQUIREMENTS_AT_MOST: usize = 256;
 
 /// A requirement on a label, or on the name of the node.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -18,6 +29,7 @@ struct Requirement {
     /// The key of a label; `None` for the name of the node.
     label: Option<Box<str>>,
     operator: Operator,
+    /// Sorted for [`Operator::In`] and [`Operator::NotIn`].
     values: Box<[Box<str>]>,
 }
 
@@ -37,10 +49,30 @@ enum Operator {
 impl Placement {
     /// Reads the requirements of a guest; `None` if it has none.
     #[must_use]
-    pub fn of(selector: NodeSelector, affinity: Affinity) -> Option<Self> {
+    pub fn of_guest(guest: &GuestSpec) -> Option<Self> {
+        let texts = [guest.node_selector.text(), guest.affinity.text()];
+        if texts.into_iter().flatten().map(str::len).sum::<usize>() > TEXT_AT_MOST {
+            return Some(Self { is_too_long: true, ..Self::default() });
+        }
+        let placement =
+            Self::of(guest.node_selector.read().unwrap_or_default(), guest.affinity.read().unwrap_or_default())?;
+        let requirements = placement.terms.iter().map(|term| term.len() + 1).sum::<usize>() + placement.selector.len();
+        if requirements > REQUIREMENTS_AT_MOST {
+            return Some(Self { is_too_long: true, ..Self::default() });
+        }
+        Some(placement)
+    }
+
+    /// Whether the requirements are known.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.is_too_long
+    }
+
+    pub(crate) fn of(selector: NodeSelector, affinity: Affinity) -> Option<Self> {
         let selector = selector.into_iter().map(|(key, value)| (key.into(), value.into()));
         let terms = affinity.node_affinity.required.node_selector_terms.into_iter().map(requirements);
-        let placement = Self { selector: selector.collect(), terms: terms.collect() };
+        let placement = Self { selector: selector.collect(), terms: terms.collect(), is_too_long: false };
         (placement != Self::default()).then_some(placement)
     }
 
@@ -70,6 +102,10 @@ fn requirements(term: NodeSelectorTerm) -> Box<[Requirement]> {
 impl Requirement {
     fn of(requirement: NodeRequirement, is_on_label: bool) -> Self {
         let NodeRequirement { key, operator, values } = requirement;
+        let mut values: Box<[Box<str>]> = values.into_iter().map(Into::into).collect();
+        if matches!(operator.as_str(), "In" | "NotIn") {
+            values.sort_unstable();
+        }
         Self {
             operator: match operator.as_str() {
                 // The only field of a node that Kubernetes selects by.
@@ -83,7 +119,7 @@ impl Requirement {
                 _ => Operator::Unknown,
             },
             label: is_on_label.then(|| key.into()),
-            values: values.into_iter().map(Into::into).collect(),
+            values,
         }
     }
 
@@ -93,7 +129,8 @@ impl Requirement {
             Some(key) => node.label(key),
             None => Some(name),
         };
-        let is_listed = || value.is_some_and(|value| self.values.iter().any(|listed| **listed == *value));
+        let is_listed =
+            || value.is_some_and(|value| self.values.binary_search_by(|listed| (**listed).cmp(value)).is_ok());
         let numbers = || Some((value?.parse::<i64>().ok()?, self.values.first()?.parse::<i64>().ok()?));
         match self.operator {
             Operator::In => is_listed(),

@@ -102,7 +102,7 @@ impl Vmi {
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
             node: status.status.node_name.as_str().into(),
-            placement: placement_of(&spec.spec).map(Arc::new),
+            placement: Placement::of_guest(&spec.spec).map(Arc::new),
             memory: requested_memory(&spec.spec).unwrap_or(0),
             dedicated_cpus: dedicated_cpus(&spec.spec),
             eviction_strategy: EvictionStrategy::parse(&spec.spec.eviction_strategy),
@@ -233,10 +233,6 @@ impl From<&VirtualMachineInstanceStatus<'_>> for Migratable {
 }
 
 /// Returns what a guest requires of its node. A field that cannot be read requires nothing.
-fn placement_of(guest: &GuestSpec) -> Option<Placement> {
-    Placement::of(guest.node_selector.read().unwrap_or_default(), guest.affinity.read().unwrap_or_default())
-}
-
 /// Returns the memory that the pod of a guest requests at least; `None` if it cannot be read, or if the guest has huge
 /// pages, which quotas count separately.
 fn requested_memory(guest: &GuestSpec) -> Option<u64> {

@@ -281,7 +281,7 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
             format!("{name} cannot be attached: {because}, and the VM cannot migrate{quoted}", name = quote(name));
         return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
     }
-    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
+    match case.obstacle(vmi, nic) {
         Some(Obstacle::OneNode) => {
             let what =
                 format!("{name} cannot be attached: {because}, and the cluster has only one node", name = quote(name));

@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{mac::Mac, network::Interface, quote::quote, review::ObjectKind},
+    api::{
+        mac::Mac,
+        network::{Interface, NadRef},
+        quote::quote,
+        review::ObjectKind,
+    },
     change::{Nic, NicDiff},
     facts::{Fact, FactKind},
 };
@@ -88,7 +93,7 @@ fn evaluate(case: &Case, &JudgedNic { nic, mac }: &JudgedNic, addresses: &Addres
             format!("{} shares MAC address {mac} with {twin} of the same VM", quote(nic.name), twin = quote(twin));
         return Some(RULE.fault(CauseType::Duplicate, field, what));
     }
-    let network = case.facts.nad_of(nic, case.change.subject.namespace)?.to_string();
+    let network = case.facts.nad_of(nic, case.change.subject.namespace)?.full_name();
     match case.change.subject.kind {
         ObjectKind::Vm | ObjectKind::Vmi => evaluate_users(case, nic, mac, &network, field),
         ObjectKind::Pool | ObjectKind::ReplicaSet => {
@@ -105,7 +110,8 @@ fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network: &str, field: String
     match &case.facts.mac_users {
         Fact::Known(users) => {
             let user = users.iter().find(|user| user.mac == mac && *user.network == *network)?;
-            let via = user.via.as_ref().map(|via| format!(", on the same wire as {via}")).unwrap_or_default();
+            let via = user.via.as_ref().map(|via| format!(", on the same wire as {}", NadRef::parse(via, "").shown()));
+            let via = via.unwrap_or_default();
             let what = format!("{} shares MAC address {mac} with {}{via}", quote(nic.name), quote(&user.guest));
             Some(RULE.fault(CauseType::Duplicate, field, what))
         }

@@ -19,7 +19,6 @@ use crate::{
     facts::{
         Expansion, Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
-        migration::Obstacle,
         nic::{HotplugMethod, NetworkRole},
         vmi::Migratable,
     },
@@ -350,7 +349,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
     let Swap { nic, network, .. } = swap;
     let name = nic.name;
     let field = case.change.nic_field(nic);
-    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
+    match case.obstacle(vmi, nic) {
         Some(obstacle) if obstacle.is_lasting() => {
             let what = format!(
                 "{name} needs a live migration to {network}, and {obstacle}",
@@ -404,7 +403,7 @@ fn evaluate_consequences(case: &Case, vmi: &Vmi, forecast: &Forecast) -> Option<
     if vmi.migratable != Migratable::Yes {
         return shuts_down.then(|| RULE.advice(field, shut_down(nic.name, kubevirt)));
     }
-    let obstacle = Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace);
+    let obstacle = case.obstacle(vmi, nic);
     if shuts_down || obstacle.is_some_and(|obstacle| obstacle.is_lasting()) {
         return None;
     }

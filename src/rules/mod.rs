@@ -52,6 +52,7 @@ use crate::{
     facts::{
         Fact, FactKind, Facts, KubeVirt, Vmi,
         attachment::{Attachment, InPlace},
+        migration::{Obstacle, Targets},
         nic::{GuestNic, HotplugMethod},
     },
     kubevirt::{Version, gates::Gate},
@@ -263,7 +264,7 @@ impl Rule {
 }
 
 /// The input of a rule: a change, the facts about its surroundings, and the settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Case<'c> {
     /// The request.
     pub change: &'c Change<'c>,
@@ -273,6 +274,7 @@ pub struct Case<'c> {
     pub settings: &'c Settings,
     /// The running guest that the change affects; most rules ask for it.
     live: Fact<&'c Vmi>,
+    targets: Targets,
 }
 
 /// Evaluates one NIC of a running guest.
@@ -282,7 +284,7 @@ impl<'c> Case<'c> {
     /// Returns the input of the rules for a change.
     #[must_use]
     pub fn new(change: &'c Change<'c>, facts: &'c Facts, settings: &'c Settings) -> Self {
-        Self { change, facts, settings, live: live(change, facts) }
+        Self { change, facts, settings, live: live(change, facts), targets: Targets::default() }
     }
 
     /// Evaluates each NIC that the change plugs into a running guest; see [`Self::plugged`].
@@ -407,6 +409,11 @@ impl<'c> Case<'c> {
     /// Returns how the KubeVirt of the settings hotplugs a NIC of a guest.
     pub(crate) fn plug_of_guest(&self, nic: &GuestNic) -> HotplugMethod {
         nic.hotplug_under(&self.settings.hotplug)
+    }
+
+    /// Returns what hinders a migration of the running guest that attaches or moves a NIC.
+    pub(crate) fn obstacle(&self, vmi: &Vmi, nic: &Nic) -> Option<Obstacle> {
+        Obstacle::of(self.facts, self.settings, vmi, &self.targets, nic, self.change.subject.namespace)
     }
 
     /// Returns whether a NIC can be attached to a running pod; see [`in_place`].

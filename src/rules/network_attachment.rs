@@ -108,12 +108,12 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         Fact::Unknown => {
             return Some(RULE.unknown(
                 FactKind::Nad,
-                format!("NetworkAttachmentDefinition \"{name}\" was not checked: it is not known"),
+                format!("NetworkAttachmentDefinition \"{}\" was not checked: it is not known", name.shown()),
             ));
         }
     };
     if let CniConfig::Broken(how) = &nad.config {
-        let what = format!("network \"{name}\" cannot be used: its config {how}");
+        let what = format!("network \"{}\" cannot be used: its config {how}", name.shown());
         return Some(
             unusable(CauseType::Invalid, field(), what)
                 .with_fix("fix spec.config of the NetworkAttachmentDefinition".to_owned()),
@@ -122,7 +122,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     // NP006 reports an interface with both bindings; which of the two is intended is not known.
     let is_sriov = |bindings: &Bindings| bindings.sriov.is_some() && bindings.bridge.is_none();
     if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && nad.resource.is_none() {
-        let what = format!("network \"{name}\" has no SR-IOV resource");
+        let what = format!("network \"{}\" has no SR-IOV resource", name.shown());
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
         return Some(unusable(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
     }
@@ -178,12 +178,13 @@ fn missing(field: String, name: NadRef, suggestion: Option<&str>) -> Finding {
 
 fn evaluate_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef) -> Option<Finding> {
     let own = case.change.subject.namespace;
+    let shown = name.shown();
     if name.namespace == own {
         return None;
     }
     match &case.facts.isolation {
         Fact::Known(isolation) if !isolation.is_global(name.namespace) => {
-            let what = format!("Multus isolates namespaces: a VM in {own} may not use \"{name}\"", own = quote(own));
+            let what = format!("Multus isolates namespaces: a VM in {own} may not use \"{shown}\"", own = quote(own));
             let fix = format!(
                 "use a network of namespace {own} or \"default\", or add {} to globalNamespaces of Multus",
                 quote(name.namespace),
@@ -194,7 +195,7 @@ fn evaluate_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef)
         Fact::Known(_) | Fact::Absent => None,
         Fact::Unknown => Some(RULE.unknown(
             FactKind::ConfigMap,
-            format!("whether Multus allows other namespaces to use \"{name}\" was not checked"),
+            format!("whether Multus allows other namespaces to use \"{shown}\" was not checked"),
         )),
     }
 }

@@ -38,7 +38,7 @@ fn check(_: &Case) -> Vec<Finding> {
 
 /// Checks a change of a NetworkAttachmentDefinition.
 pub(super) fn check_network(change: &NetworkChange, facts: &Facts) -> Vec<Finding> {
-    let network = change.network().to_string();
+    let network = change.network().full_name();
     match &facts.network_users {
         Fact::Known(users) if users.count > 0 => {
             let guests = if users.count == 1 { "guest" } else { "guests" };

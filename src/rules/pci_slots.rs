@@ -12,7 +12,6 @@ use crate::{
         boot::Stamp,
         expand::with_guest,
         nic::{GuestNic, HotplugMethod},
-        vmi::StatusNic,
     },
     kubevirt::Version,
     pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic, PciOptions},
@@ -135,8 +134,9 @@ impl Ports {
             (Stamp::Missing, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
             (Stamp::Missing, Fact::Absent | Fact::Unknown) => {
                 let version = version(case)?;
-                let boot = boot_slots(now, &nics_at_boot(case, vmi, now, 0), version)?;
-                (boot, estimates(case, vmi, now, version))
+                let defined = defined_nics(case, vmi, now);
+                let boot = boot_slots(now, &nics_at_boot(&defined, 0), version)?;
+                (boot, estimates(&defined, now, version))
             }
         };
         let (Some(at_boot), Some(free)) = (boot.capacity.free(), left(&boot)) else { return Ok(None) };
@@ -202,42 +202,52 @@ fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     missing.iter().filter(waits).count() as u64
 }
 
-/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device,
-/// and without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
-fn nics_at_boot(case: &Case, vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
+/// A NIC of a running guest that has its device.
+struct DefinedNic {
+    pci: PciNic,
+    /// Whether it may have been plugged since the boot.
+    is_pluggable: bool,
+}
+
+/// Returns the NICs of a guest without those that wait for their device, as far as its status shows.
+fn defined_nics(case: &Case, vmi: &Vmi, now: &Devices) -> Vec<DefinedNic> {
     let place = PciNic::hotplugged(&now.port_usage);
-    let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(case, vmi, nic)).collect();
+    if vmi.nics.is_empty() {
+        // A guest without any interface in its spec has the default one.
+        return now.nics.iter().map(|&pci| DefinedNic { pci, is_pluggable: false }).collect();
+    }
+    let in_domain: BTreeSet<&str> =
+        vmi.status_nics.iter().filter(|seen| seen.is_in_domain).map(|seen| &*seen.name).collect();
+    let nics = vmi.nics.iter().zip(&now.nics).filter_map(|(nic, counted)| {
+        let is_pluggable = case.plug_of_guest(nic) != HotplugMethod::None;
+        let is_waiting = !in_domain.is_empty() && is_pluggable && !nic.is_absent && !in_domain.contains(&*nic.name);
+        // A NIC that is absent now was there at boot.
+        let pci = if nic.is_absent { place } else { *counted };
+        (!is_waiting).then_some(DefinedNic { pci, is_pluggable })
+    });
+    nics.collect()
+}
+
+/// Returns the NICs that the guest booted with, if the last `plugged` ones were plugged later.
+fn nics_at_boot(defined: &[DefinedNic], plugged: usize) -> Vec<PciNic> {
     let mut to_skip = plugged;
-    let mut nics: Vec<PciNic> = Vec::with_capacity(pairs.len());
-    for (nic, counted) in pairs.into_iter().rev() {
-        if to_skip > 0 && case.plug_of_guest(nic) != HotplugMethod::None {
+    let mut nics: Vec<PciNic> = Vec::with_capacity(defined.len());
+    for nic in defined.iter().rev() {
+        if to_skip > 0 && nic.is_pluggable {
             to_skip -= 1;
         } else {
-            nics.push(if nic.is_absent { place } else { *counted });
+            nics.push(nic.pci);
         }
     }
     nics.reverse();
-    // A guest without any interface in its spec has the default one.
-    if vmi.nics.is_empty() { now.nics.clone() } else { nics }
+    nics
 }
 
 /// Returns what the guest may have booted with, if some of its NICs were plugged later.
-fn estimates(case: &Case, vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
-    let pluggable = vmi
-        .nics
-        .iter()
-        .filter(|nic| case.plug_of_guest(nic) != HotplugMethod::None && !is_waiting(case, vmi, nic))
-        .count();
-    (1..=pluggable)
-        .filter_map(|plugged| BootSlots::of(&now.port_usage, &nics_at_boot(case, vmi, now, plugged), version))
-        .collect()
-}
-
-/// Returns whether a NIC of a running guest has no device yet; then it was not there at boot.
-fn is_waiting(case: &Case, vmi: &Vmi, nic: &GuestNic) -> bool {
-    let has_status = vmi.status_nics.iter().any(|seen| seen.is_in_domain);
-    let has_device = vmi.status_nic(&nic.name).is_some_and(|seen: &StatusNic| seen.is_in_domain);
-    has_status && case.plug_of_guest(nic) != HotplugMethod::None && !nic.is_absent && !has_device
+fn estimates(defined: &[DefinedNic], now: &Devices, version: Version) -> Vec<BootSlots> {
+    let pluggable = defined.iter().filter(|nic| nic.is_pluggable).count();
+    let at_boot = (1..=pluggable).map(|plugged| nics_at_boot(defined, plugged));
+    at_boot.filter_map(|nics| BootSlots::of(&now.port_usage, &nics, version)).collect()
 }
 
 /// Returns the room that the VM would have after a restart with the new template.
@@ -266,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        facts::vmi::StatusNic,
         pci::NoRegistry,
         rules::{
             FindingKind,

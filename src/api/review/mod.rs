@@ -6,6 +6,7 @@
 
 mod request;
 mod response;
+mod shortened;
 
 use std::{fmt, str};
 
@@ -14,13 +15,14 @@ use serde::{
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor},
 };
 
+use self::shortened::shortened;
 pub use self::{
     request::{GroupVersionKind, Object, ObjectKind, Operation, Request, UserInfo},
     response::{Failure, Response, ResponseReview, Status, StatusCause, StatusDetails, allowed_response},
 };
 use super::{
     JsonObject, JsonText, Text, json, nullable,
-    quote::{cut_middle, quote},
+    quote::{cut_middle, quote, written},
 };
 
 /// The only version of AdmissionReview that nicplug supports.
@@ -28,6 +30,9 @@ pub const API_VERSION: &str = "admission.k8s.io/v1";
 
 /// The longest uid of a request that a response repeats, in bytes. The API server sends 36.
 const UID_AT_MOST: usize = 256;
+
+/// The longest namespace of a request, in bytes: that of any name in Kubernetes. It is copied for each NIC.
+const NAMESPACE_AT_MOST: usize = 253;
 
 /// A body that is not an AdmissionReview request, so the response cannot have a uid.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +92,7 @@ pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
     })?;
     match json::read_pair::<Body<Eager>>(text) {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
-            if is_review(&api_version, &kind) && matches!(request.uid.len(), 1..=UID_AT_MOST) =>
+            if is_review(&api_version, &kind) && check_lengths(&request).is_ok() =>
         {
             Ok(ParsedRequest::Valid(request))
         }
@@ -124,14 +129,7 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
     let Some(Bare { request, object, old_object }) = body.request else {
         return Err(BodyError::InvalidRequest("request is missing".to_owned()));
     };
-    match request.uid.len() {
-        0 => return Err(BodyError::InvalidRequest("request.uid is missing".to_owned())),
-        1..=UID_AT_MOST => {}
-        length => {
-            let message = format!("request.uid has {length} bytes, but a response repeats at most {UID_AT_MOST}");
-            return Err(BodyError::InvalidRequest(message));
-        }
-    }
+    check_lengths(&request)?;
     let kind = ObjectKind::of(&request.kind);
     for (text, in_old_object) in [(object, false), (old_object, true)] {
         if let Some(fault) = find_invalid_field(kind, text, in_old_object)? {
@@ -141,6 +139,19 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
     Err(unreadable_whole())
 }
 
+/// Checks the fields of a request that only the API server writes, and that nicplug repeats.
+fn check_lengths(request: &Request) -> Result<(), BodyError> {
+    let message = match (request.uid.len(), request.namespace.len()) {
+        (0, _) => "request.uid is missing".to_owned(),
+        (1..=UID_AT_MOST, 0..=NAMESPACE_AT_MOST) => return Ok(()),
+        (1..=UID_AT_MOST, length) => {
+            format!("request.namespace has {length} bytes, but a name in Kubernetes has at most {NAMESPACE_AT_MOST}")
+        }
+        (length, _) => format!("request.uid has {length} bytes, but a response repeats at most {UID_AT_MOST}"),
+    };
+    Err(BodyError::InvalidRequest(message))
+}
+
 fn unreadable_whole() -> BodyError {
     BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned())
 }
@@ -148,6 +159,13 @@ fn unreadable_whole() -> BodyError {
 /// The bytes of a body in which serde_json looks for the reason why its outer parts cannot be read. It takes 40
 /// instructions for each, and only a client that is not an API server sends such a body.
 const EXPLAINED: usize = 16 << 10;
+
+/// The longest object in which the field of a wrong type is looked for, in bytes: the API server accepts no longer one.
+/// Looking for it takes twenty times as long as reading the object.
+const OBJECT_EXPLAINED: usize = 3 << 20;
+
+/// The longest path of a field in an answer, in bytes. A key may be as long as the body.
+const PATH_AT_MOST: usize = 512;
 
 /// Returns why the parts around the objects of a body cannot be read.
 fn reason(text: &str) -> BodyError {
@@ -173,6 +191,16 @@ fn find_invalid_field(
     in_old_object: bool,
 ) -> Result<Option<InvalidField>, BodyError> {
     let Some(text) = text.map(JsonText::as_str) else { return Ok(None) };
+    if text.len() > OBJECT_EXPLAINED {
+        let is_readable = json::read_seed(kind, text).is_ok();
+        let fault = || InvalidField {
+            in_old_object,
+            field: "metadata.name".to_owned(),
+            message: format!("a field of the object, which has {} bytes, is not of the type in the API", text.len()),
+        };
+        return Ok((!is_readable).then(fault));
+    }
+    let text = &shortened(text);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut track = serde_path_to_error::Track::new();
     let read = kind.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track));
@@ -182,7 +210,7 @@ fn find_invalid_field(
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;
     }
     let message = without_position(&error);
-    Ok(Some(InvalidField { in_old_object, field: track.path().to_string(), message }))
+    Ok(Some(InvalidField { in_old_object, field: written(track.path(), PATH_AT_MOST), message }))
 }
 
 /// Returns the message of an error without line and column, which are useless for a body that the user never sees.
@@ -599,6 +627,9 @@ mod tests {
         assert!(error(&body("null")).contains("request is missing"));
         assert!(error(&body("{}")).contains("request.uid is missing"));
         assert!(error(&body(r#"{"uid":5}"#)).contains("expected a string"));
+        let namespace = |length| body(&format!(r#"{{"uid":"u",{VM},"namespace":"{}"}}"#, "n".repeat(length)));
+        assert!(read(namespace(253).as_bytes()).is_ok());
+        assert!(error(&namespace(254)).contains("request.namespace has 254 bytes"), "{}", error(&namespace(254)));
         let beta = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1","request":{"uid":"u"}}"#;
         assert!(error(beta).contains("\"admission.k8s.io/v1beta1\""), "{}", error(beta));
         let broken = body(&format!(r#"{{"uid":"u",{VM},"object":{{"metadata":{{"name":nul}}}}}}"#));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
-    mac_index::{Holder, MacIndex, UserOfMac, macs_on_networks},
+    mac_index::{Holder, MacIndex, macs_on_networks},
     network_index::{NetworkIndex, OF_MULTUS, networks},
 };
 use crate::{
@@ -136,9 +136,9 @@ impl Guests {
         &mut self.vms
     }
 
-    /// Returns the guests that have the address, on each network.
-    pub(crate) fn mac_users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
-        self.macs.users(mac)
+    /// Returns the guests by their MAC addresses.
+    pub(crate) fn macs(&self) -> &MacIndex {
+        &self.macs
     }
 
     #[cfg(test)]

@@ -39,25 +39,28 @@ struct User {
 
 impl User {
     fn new((mac, network): MacOnNetwork, guest: &Arc<str>) -> Self {
-        Self { mac, network: network.to_string().into(), guest: Arc::clone(guest) }
+        Self { mac, network: network.full_name().into(), guest: Arc::clone(guest) }
     }
 }
 
-/// A guest that has an address on a network. Both names are `namespace/name`.
+/// A guest that has an address on a network, as `namespace/name`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserOfMac<'i> {
-    pub(crate) network: &'i str,
     pub(crate) guest: &'i str,
     /// Whether its VMI has the address.
     pub(crate) is_running: bool,
 }
 
-impl<'i> UserOfMac<'i> {
-    /// Returns the network, with the namespace where Multus looks for default networks.
-    pub(crate) fn nad(&self, multus_namespace: &'i str) -> NadRef<'i> {
-        let nad = NadRef::parse(self.network, OF_MULTUS);
-        if nad.namespace == OF_MULTUS { NadRef { namespace: multus_namespace, ..nad } } else { nad }
-    }
+/// Returns the definition of a network in the index, with the namespace where Multus looks for default networks.
+pub(crate) fn nad_of_index<'i>(network: &'i str, multus_namespace: &'i str) -> NadRef<'i> {
+    let nad = NadRef::parse(network, OF_MULTUS);
+    if nad.namespace == OF_MULTUS { NadRef { namespace: multus_namespace, ..nad } } else { nad }
+}
+
+/// Returns the names of a definition in the index. A default network has another one if Multus may look for it there.
+pub(crate) fn names_in_index(nad: NadRef, multus_namespace: &str) -> impl Iterator<Item = String> {
+    let of_multus = (nad.namespace == multus_namespace).then(|| NadRef { namespace: OF_MULTUS, ..nad }.full_name());
+    std::iter::once(nad.full_name()).chain(of_multus)
 }
 
 /// Which objects of the guest have the address.
@@ -104,17 +107,30 @@ impl MacIndex {
         }
     }
 
-    /// Returns the guests that have the address, by network and name.
-    pub(crate) fn users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+    /// Returns the guests that have the address on a network, by name.
+    pub(crate) fn users(&self, mac: Mac, network: &str) -> impl Iterator<Item = UserOfMac<'_>> {
+        let first = User { mac, network: network.into(), guest: Arc::default() };
+        let network = Arc::clone(&first.network);
+        let users = self.users.range(first..).take_while(move |(user, _)| user.mac == mac && user.network == network);
+        users.map(|(user, holders)| UserOfMac { guest: &user.guest, is_running: holders.vmi })
+    }
+
+    /// Returns the networks on which guests have the address, in order. It does not look at each guest.
+    pub(crate) fn networks(&self, mac: Mac) -> impl Iterator<Item = &str> {
+        // No name of a guest is after this one.
+        let last_guest: Arc<str> = char::MAX.to_string().into();
+        let after = move |network: &Arc<str>| {
+            let last = User { mac, network: Arc::clone(network), guest: Arc::clone(&last_guest) };
+            self.users.range(last..).next().filter(|(user, _)| user.mac == mac).map(|(user, _)| &user.network)
+        };
         let first = User { mac, network: Arc::default(), guest: Arc::default() };
-        let users = self.users.range(first..).take_while(move |(user, _)| user.mac == mac);
-        users.map(|(user, holders)| UserOfMac { network: &user.network, guest: &user.guest, is_running: holders.vmi })
+        let first = self.users.range(first..).next().filter(|(user, _)| user.mac == mac);
+        std::iter::successors(first.map(|(user, _)| &user.network), move |network| after(network)).map(|name| &**name)
     }
 
     #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
-        let mut users = self.users(mac).filter(|user| user.network == network && user.guest != own);
-        users.next().map(|user| user.guest)
+        self.users(mac, network).find(|user| user.guest != own).map(|user| user.guest)
     }
 
     #[cfg(test)]
@@ -138,6 +154,8 @@ pub(crate) fn macs_on_networks<'n>(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::collections::BTreeSet;
 
     use super::*;
     use crate::{api::guest::GuestSpec, facts::nic::macs_of};
@@ -212,7 +230,10 @@ mod tests {
                     let has_it = |macs: &Vec<(u8, usize)>| macs.contains(&(last, network));
                     let others = model.iter().filter(|((guest, _), macs)| *guest != own && has_it(macs));
                     let first = others.map(|((guest, _), _)| guest.as_str()).min();
-                    prop_assert_eq!(index.other_user(mac(last), &NETWORKS[network].to_string(), &own), first);
+                    let of_mac = model.values().flatten().filter(|(of, _)| *of == last);
+                    let networks: BTreeSet<_> = of_mac.map(|(_, network)| NETWORKS[*network].full_name()).collect();
+                    prop_assert!(index.networks(mac(last)).eq(networks.iter().map(String::as_str)));
+                    prop_assert_eq!(index.other_user(mac(last), &NETWORKS[network].full_name(), &own), first);
                 }
             }
             for ((guest, is_vm), macs) in &model {

@@ -18,7 +18,7 @@ impl NetworkIndex {
     /// Adds the NICs of a guest.
     pub(crate) fn add(&mut self, nics: &[GuestNic], namespace: &str) {
         for network in networks(nics, namespace) {
-            let namespaces = self.0.entry(network.to_string().into()).or_default();
+            let namespaces = self.0.entry(network.full_name().into()).or_default();
             match namespaces.get_mut(namespace) {
                 Some(count) => *count += 1,
                 None => drop(namespaces.insert(namespace.into(), 1)),
@@ -29,7 +29,7 @@ impl NetworkIndex {
     /// Removes the NICs of a guest, which were added.
     pub(crate) fn remove(&mut self, nics: &[GuestNic], namespace: &str) {
         for network in networks(nics, namespace) {
-            let Entry::Occupied(mut namespaces) = self.0.entry(network.to_string().into()) else { continue };
+            let Entry::Occupied(mut namespaces) = self.0.entry(network.full_name().into()) else { continue };
             let Some(count) = namespaces.get_mut().get_mut(namespace) else { continue };
             *count -= 1;
             if *count == 0 {
@@ -43,7 +43,7 @@ impl NetworkIndex {
 
     /// Returns the namespaces with guests on a network.
     pub(crate) fn namespaces(&self, network: NadRef) -> impl Iterator<Item = &str> {
-        self.0.get(&*network.to_string()).into_iter().flat_map(HashMap::keys).map(AsRef::as_ref)
+        self.0.get(&*network.full_name()).into_iter().flat_map(HashMap::keys).map(AsRef::as_ref)
     }
 
     #[cfg(test)]

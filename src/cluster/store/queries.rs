@@ -2,7 +2,14 @@
 
 use std::{cell::LazyCell, sync::Arc};
 
-use super::{Store, expanders::Revision, guests::Guests, listing::AnyListing};
+use super::{
+    Store,
+    expanders::Revision,
+    guests::Guests,
+    listing::AnyListing,
+    mac_index::{UserOfMac, nad_of_index, names_in_index},
+    ovn_conflicts::OvnConflicts,
+};
 use crate::{
     api::{
         mac::Mac,
@@ -30,6 +37,9 @@ const CONTROLLER: &str = "kubevirt-controller";
 
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
 pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", CONTROLLER, "kubevirt-handler"];
+
+/// How many users of a MAC address on one network, and how many networks of it, are searched for another guest.
+const USERS_SEARCHED: usize = 500;
 
 /// For how many missing networks of one change another one is searched that may have been meant. A guest can have 256.
 const SEARCHES: usize = 16;
@@ -249,7 +259,7 @@ impl Store {
             }
             // A default network that Multus does not find is often one of the VM's own namespace.
             if lookup.suggestion.is_some() && self.nads.get(own, name.name).known().is_some() {
-                lookup.suggestion = Some(NadRef { namespace: own, ..name }.to_string());
+                lookup.suggestion = Some(NadRef { namespace: own, ..name }.full_name());
             }
             nads.insert(name, lookup);
         }
@@ -266,11 +276,14 @@ impl Store {
 
     /// Returns another definition of the same OVN network with other settings.
     fn conflicting_nad(&self, nad: &Nad) -> Option<String> {
-        let own = nad.network.ovn.as_ref()?;
-        let conflicts = self.nads.iter().filter(|(_, _, other)| {
-            other.network.ovn.as_ref().is_some_and(|other| own.name == other.name && own.settings != other.settings)
-        });
-        conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
+        let network = nad.network.ovn.as_ref()?;
+        let conflicts =
+            self.ovn_conflicts.get_or_init(|| {
+                OvnConflicts::of(self.nads.iter().filter_map(|(namespace, name, nad)| {
+                    Some((NadRef { namespace, name }, nad.network.ovn.as_deref()?))
+                }))
+            });
+        conflicts.with(network).map(str::to_owned)
     }
 
     /// Returns the facts about the migration of a guest as it is, with the networks of its NICs. `multus_namespace` is the
@@ -298,7 +311,7 @@ impl Store {
     /// Returns a network of the same name in another namespace, or one of a similar name in the same namespace.
     fn similar_nad(&self, name: NadRef) -> Option<String> {
         if let Some(namespace) = self.nads.namespaces_with(name.name).min() {
-            return Some(NadRef { namespace, name: name.name }.to_string());
+            return Some(NadRef { namespace, name: name.name }.full_name());
         }
         // Of more networks any: they have no order here.
         let names = self.nads.iter_in(name.namespace).map(|(name, _)| name).take(SIMILAR_AT_MOST.into());
@@ -326,25 +339,25 @@ impl Store {
     /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
     /// import or a restored backup: the addresses do not conflict.
     pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str, multus_namespace: &str) -> Option<MacUser> {
-        let network = nad.to_string();
-        let own_name = name_of(own);
-        let wire = self.wire(nad);
-        let mut via = None;
-        for user in self.guests.mac_users(mac) {
-            let is_source = !user.is_running && name_of(user.guest) == own_name;
-            if user.guest == own || is_source {
-                continue;
-            }
-            let user_network = user.nad(multus_namespace);
-            if user_network == nad {
-                return Some(MacUser { mac, network, via: None, guest: user.guest.to_owned() });
-            }
-            if via.is_none() && wire.is_some() && wire == self.wire(user_network) {
-                via = Some((user_network, user.guest));
-            }
+        let macs = self.guests.macs();
+        let is_source = |user: &UserOfMac| !user.is_running && name_of(user.guest) == name_of(own);
+        let user_on = |network: &str| {
+            let mut users = macs.users(mac, network).take(USERS_SEARCHED);
+            users.find(|user| user.guest != own && !is_source(user))
+        };
+        let found = |via: Option<NadRef>, user: UserOfMac| {
+            let via = via.map(NadRef::full_name);
+            MacUser { mac, network: nad.full_name(), via, guest: user.guest.to_owned() }
+        };
+        if let Some(user) = names_in_index(nad, multus_namespace).find_map(|network| user_on(&network)) {
+            return Some(found(None, user));
         }
-        let (via, guest) = via?;
-        Some(MacUser { mac, network, via: Some(via.to_string()), guest: guest.to_owned() })
+        let wire = self.wire(nad)?;
+        macs.networks(mac).take(USERS_SEARCHED).find_map(|network| {
+            let other = nad_of_index(network, multus_namespace);
+            let is_same_wire = other != nad && self.wire(other) == Some(wire);
+            is_same_wire.then(|| user_on(network)).flatten().map(|user| found(Some(other), user))
+        })
     }
 
     fn wire(&self, nad: NadRef) -> Option<&Wire> {

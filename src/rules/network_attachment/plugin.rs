@@ -28,6 +28,7 @@ pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup)
     let what = unsuitable_binding(nic, nad).or_else(|| {
         let (ovn, other) = (ovn?, lookup.conflict.as_deref()?);
         let network = &ovn.name;
+        let name = name.shown();
         Some(format!(
             "\"{name}\" and {other} are one OVN network {network} with different settings: one of them is rejected",
             other = quote(other),
@@ -52,21 +53,22 @@ impl OvnFault {
 
 fn evaluate_ovn(case: &Case, nic: &Nic, name: NadRef, nad: &Nad, ovn: &OvnNetwork) -> Option<OvnFault> {
     let is_default = nic.network.is_some_and(|network| network.value.is_default());
+    let shown = name.shown();
     if nad.network.plugins.len() > 1 {
-        let what = format!("network \"{name}\" cannot be used: OVN-Kubernetes takes no chained plugins");
+        let what = format!("network \"{shown}\" cannot be used: OVN-Kubernetes takes no chained plugins");
         return Some(OvnFault::new(what, "leave only the plugin of OVN-Kubernetes in its config"));
     }
-    if !ovn.topology.is_empty() && *ovn.nad_name != *name.to_string() {
+    if !ovn.topology.is_empty() && *ovn.nad_name != *name.full_name() {
         let written = &ovn.nad_name;
         let what = format!(
-            "netAttachDefName {written} of \"{name}\" is not \"{name}\": OVN-Kubernetes ignores the network",
+            "netAttachDefName {written} of \"{shown}\" is not \"{shown}\": OVN-Kubernetes ignores the network",
             written = quote(written)
         );
-        return Some(OvnFault::new(what, &format!("set netAttachDefName in its config to \"{name}\"")));
+        return Some(OvnFault::new(what, &format!("set netAttachDefName in its config to \"{shown}\"")));
     }
     if !is_default && (ovn.is_primary || &*ovn.topology == "layer3") {
         let kind = if ovn.is_primary { "a primary OVN network" } else { "an OVN layer3 network" };
-        let what = format!("\"{name}\" is {kind}: a VM cannot use it as a further network");
+        let what = format!("\"{shown}\" is {kind}: a VM cannot use it as a further network");
         let fault = OvnFault::new(what, "use an OVN network of topology layer2 or localnet, of role secondary");
         // OVN-Kubernetes attaches a layer3 network to the pod.
         let at_restart = if ovn.is_primary { AtRestart::Fails } else { AtRestart::Applied };
@@ -74,7 +76,7 @@ fn evaluate_ovn(case: &Case, nic: &Nic, name: NadRef, nad: &Nad, ovn: &OvnNetwor
     }
     let other = other_nic(case, nic, name)?;
     let what = format!(
-        "OVN-Kubernetes network \"{name}\" is used by two NICs of the VM ({other}, {})",
+        "OVN-Kubernetes network \"{shown}\" is used by two NICs of the VM ({other}, {})",
         quote(nic.name),
         other = quote(other)
     );
@@ -91,14 +93,12 @@ fn other_nic<'c>(case: &'c Case, nic: &Nic, name: NadRef) -> Option<&'c str> {
         let further = network.multus.as_ref().filter(|_| !network.is_default());
         further.is_some_and(|multus| NadRef::parse(&multus.network_name, change.subject.namespace) == name)
     };
-    let is_present = |name: &str| {
-        guest.interfaces().iter().any(|interface| interface.name.as_str() == name && !interface.is_absent())
-    };
-    let is_new = |name: &str| change.nics.added.iter().any(|nic| nic.name == name);
-    let others = guest.networks.iter().enumerate().map(|(index, network)| (index, network.name.as_str(), network));
-    let mut others = others.filter(|(_, other, _)| *other != nic.name && is_present(other));
-    let found = others.find(|(index, other, network)| is_same(network) && (*index < own_index || !is_new(other)));
-    found.map(|(_, other, _)| other)
+    let is_new = |index| change.nics.added.iter().any(|nic| nic.network.is_some_and(|network| network.index == index));
+    let others = guest.networks.iter().enumerate().filter(|(index, network)| *index != own_index && is_same(network));
+    let mut others = others.filter(|(index, _)| *index < own_index || !is_new(*index));
+    let is_present = |name: &str| change.nic(name).is_some_and(|nic| nic.interface.is_some() && !nic.is_absent());
+    let found = others.find(|(_, other)| other.name.as_str() != nic.name && is_present(&other.name));
+    found.map(|(_, other)| other.name.as_str())
 }
 
 /// Returns why the binding of a NIC does not fit the plugin.

@@ -177,7 +177,7 @@ impl Hotplug {
             if self.facts.nads.lookup(name).nad == Fact::Unknown {
                 let elsewhere = NadRef { namespace: "other", ..name };
                 let is_elsewhere = self.facts.nads.lookup(elsewhere).nad.known().is_some();
-                let suggestion = is_elsewhere.then(|| elsewhere.to_string());
+                let suggestion = is_elsewhere.then(|| elsewhere.full_name());
                 self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion, conflict: None });
             }
         }
