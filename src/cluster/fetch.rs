@@ -45,7 +45,12 @@ pub struct FetchPlan {
     guests: BTreeSet<(String, String)>,
     /// `None` for all kinds.
     kinds: Option<Vec<Kind>>,
+    /// Whether no networks are listed to find one that may have been meant.
+    is_without_suggestions: bool,
 }
+
+/// How many networks, and how many further guests, a [bounded](FetchPlan::bounded) plan reads.
+const READ_AT_MOST: usize = 16;
 
 impl FetchPlan {
     /// Plans to read all that the rules may need for a change, except which other guests have its MAC addresses: that
@@ -65,8 +70,7 @@ impl FetchPlan {
             networks: networks.collect(),
             default_networks: default_networks.collect(),
             multus_namespace: change.multus_namespace.clone(),
-            guests: BTreeSet::new(),
-            kinds: None,
+            ..Self::default()
         }
     }
 
@@ -108,6 +112,27 @@ impl FetchPlan {
     #[must_use]
     pub fn only(self, kinds: &[Kind]) -> Self {
         Self { kinds: Some(kinds.to_vec()), ..self }
+    }
+
+    /// Limits the plan for a request that a server answers, which may name 256 networks: to the first networks and
+    /// guests, and without a list of others that may have been meant.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let first = |names: BTreeSet<_>| names.into_iter().take(READ_AT_MOST).collect();
+        Self {
+            networks: first(self.networks),
+            default_networks: self.default_networks.into_iter().take(READ_AT_MOST).collect(),
+            guests: first(self.guests),
+            is_without_suggestions: true,
+            ..self
+        }
+    }
+
+    /// Whether the plan reads a network.
+    #[must_use]
+    pub fn reads_network(&self, network: NadRef) -> bool {
+        self.networks.iter().any(|(namespace, name)| NadRef { namespace, name } == network)
+            || self.default_networks.contains(network.name)
     }
 
     fn includes(&self, kind: Kind) -> bool {
@@ -163,7 +188,8 @@ impl FetchedFacts {
 /// Returns the read of the default networks without a namespace, in this namespace of Multus.
 fn default_networks<'c>(client: &'c ApiClient, plan: &FetchPlan, multus_namespace: &str) -> Read<'c> {
     let names = plan.default_networks.iter().filter(|_| plan.includes(Kind::Nad));
-    networks(client, names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name)).collect()).boxed()
+    let paths = names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name));
+    networks(client, paths.collect(), !plan.is_without_suggestions).boxed()
 }
 
 /// The result of one read.
@@ -240,7 +266,8 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     for (namespace, name) in &plan.networks {
         by_namespace.entry(namespace).or_default().push(ObjectPath::one(Kind::Nad, namespace, name));
     }
-    reads.extend(by_namespace.into_values().map(|paths| (Kind::Nad, networks(client, paths).boxed())));
+    let suggests = !plan.is_without_suggestions;
+    reads.extend(by_namespace.into_values().map(|paths| (Kind::Nad, networks(client, paths, suggests).boxed())));
     reads.into_iter().filter(|(kind, _)| plan.includes(*kind)).map(|(_, read)| read).collect()
 }
 
@@ -292,16 +319,16 @@ async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     fetched
 }
 
-/// Reads networks of one namespace. If one does not exist, it also lists others there, one of which may have been meant:
-/// once, because a guest can name 256.
-async fn networks(client: &ApiClient, paths: Vec<ObjectPath>) -> Vec<Fetched> {
+/// Reads networks of one namespace. If one does not exist and `suggests`, it also lists others there, one of which may
+/// have been meant: once, because a guest can name 256.
+async fn networks(client: &ApiClient, paths: Vec<ObjectPath>, suggests: bool) -> Vec<Fetched> {
     let networks = join_all(paths.into_iter().map(|path| get(client, path))).await;
     let absent = networks.iter().find_map(|network| match network {
         Fetched::Absent(path) => Some(ObjectPath::all(Kind::Nad, &path.namespace)),
         _ => None,
     });
     let mut fetched = Vec::new();
-    if let Some(others) = absent.filter(ObjectPath::is_valid) {
+    if let Some(others) = absent.filter(|others| suggests && others.is_valid()) {
         let params = ListParams::default().limit(SIMILAR_AT_MOST.into());
         let first_page = client.list(&others, params, Fields::All).next().await;
         // They only improve the message, so an error changes no decision.

@@ -159,19 +159,19 @@ impl Nads {
         self.0.binary_search_by(|found| found.name().cmp(&name))
     }
 
-    /// Completes lookups of single networks by earlier ones that saw the networks of all namespaces: a network of the
-    /// same name in another namespace, and other settings for the same OVN network.
+    /// Completes lookups of networks that were read again by earlier ones that saw the networks of all namespaces: by a
+    /// network that may have been meant, and by other settings for the same OVN network. A network that was not read
+    /// again stays known if it existed, but not if it was absent.
     #[must_use]
-    pub fn with_hints_of(mut self, earlier: &Self) -> Self {
+    pub fn completed_by(mut self, earlier: &Self, was_read: impl Fn(NadRef) -> bool) -> Self {
         for Found { namespace, name, lookup } in &mut self.0 {
-            let earlier = earlier.lookup(NadRef { namespace, name });
-            if earlier.nad != lookup.nad {
-                continue;
-            }
-            lookup.conflict = earlier.conflict;
-            let elsewhere = |hint: &String| NadRef::parse(hint, namespace).namespace != namespace;
-            if let Some(hint) = earlier.suggestion.filter(elsewhere) {
-                lookup.suggestion = Some(hint);
+            let name = NadRef { namespace, name };
+            let earlier = earlier.lookup(name);
+            if !was_read(name) && earlier.nad.known().is_some() {
+                *lookup = earlier;
+            } else if earlier.nad == lookup.nad {
+                lookup.conflict = earlier.conflict;
+                lookup.suggestion = earlier.suggestion;
             }
         }
         self
@@ -316,20 +316,34 @@ mod tests {
             let [mut fresh_nads, mut earlier_nads] = [Nads::default(), Nads::default()];
             fresh_nads.insert(name, fresh);
             earlier_nads.insert(name, earlier);
-            let lookup = fresh_nads.with_hints_of(&earlier_nads).lookup(name);
+            let lookup = fresh_nads.completed_by(&earlier_nads, |_| true).lookup(name);
             (lookup.suggestion, lookup.conflict)
         };
         let some = |text: &str| Some(text.to_owned());
         let absent = |suggestion| lookup(&Fact::Absent, suggestion, None);
         assert_eq!(hints(absent(None), absent(Some("other/net"))), (some("other/net"), None));
-        assert_eq!(hints(absent(Some("demo/nets")), absent(Some("other/net"))), (some("other/net"), None));
-        // The networks of the same namespace were read again.
-        assert_eq!(hints(absent(None), absent(Some("demo/nets"))), (None, None));
         let [one, other] = [r#"{"type": "bridge"}"#, r#"{"type": "macvlan"}"#].map(nad);
         let conflicting = |nad| lookup(nad, None, Some("other/net"));
         assert_eq!(hints(lookup(&one, None, None), conflicting(&one)), (None, some("other/net")));
         assert_eq!(hints(lookup(&other, None, None), conflicting(&one)), (None, None));
         assert_eq!(hints(lookup(&one, None, None), absent(Some("other/net"))), (None, None));
+    }
+
+    #[test]
+    fn a_network_that_was_not_read_again_stays_known_only_if_it_existed() {
+        let name = NadRef { namespace: "demo", name: "net" };
+        let known = Fact::Known(Arc::new(Nad::read(r#"{"type": "bridge"}"#, "")));
+        for (earlier, was_read, expected) in [
+            (&known, false, &known),
+            (&known, true, &Fact::Unknown),
+            (&Fact::Absent, false, &Fact::Unknown),
+            (&Fact::Absent, true, &Fact::Unknown),
+        ] {
+            let [mut fresh_nads, mut earlier_nads] = [Nads::default(), Nads::default()];
+            fresh_nads.insert(name, NadLookup::default());
+            earlier_nads.insert(name, NadLookup { nad: earlier.clone(), suggestion: None, conflict: None });
+            assert_eq!(&fresh_nads.completed_by(&earlier_nads, |_| was_read).lookup(name).nad, expected);
+        }
     }
 
     #[test]

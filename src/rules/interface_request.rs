@@ -18,7 +18,7 @@ rule! {
     /// ## Why
     /// nicplug's mutating webhook applies `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` and removes
     /// them before the VM is validated. An annotation that is still there could not be applied: it is malformed, its
-    /// name belongs to another NIC, the mutating webhook was not called, or its patch would be longer than 47 KiB, which
+    /// name belongs to another NIC, the mutating webhook was not called, or its patch would be longer than 46 KiB, which
     /// it warns about. If the annotation were stored, it would have no effect, and nothing would report that. A name
     /// consists of letters, digits, `-` and `_`; a network is `NAD` or `NAMESPACE/NAD`. The rule also checks
     /// `status.interfaceRequests`, which `virtctl addinterface` of KubeVirt up to 1.0 writes. It warns if

@@ -122,7 +122,7 @@ impl RecheckQuery {
                 plan = plan.with_network(network);
             }
         }
-        Self { plan, known: facts.clone(), kinds }
+        Self { plan: plan.bounded(), known: facts.clone(), kinds }
     }
 
     /// Plans to read the guests again that use a network.
@@ -131,7 +131,7 @@ impl RecheckQuery {
         let guests = facts.network_users.known().into_iter().flat_map(|users| &users.guests);
         let names = guests.filter_map(|guest| guest.split_once('/'));
         let plan = names.fold(FetchPlan::default(), |plan, (namespace, name)| plan.with_guest(namespace, name));
-        Self { plan: plan.only(&kinds), known: facts.clone(), kinds }
+        Self { plan: plan.only(&kinds).bounded(), known: facts.clone(), kinds }
     }
 
     fn reads(&self, kind: Kind) -> bool {
@@ -156,8 +156,8 @@ impl OverlayFacts {
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
             by_controller: known.by_controller,
-            // Only the networks that the change names are read again.
-            nads: fresh.nads.with_hints_of(&known.nads),
+            // Only the first networks that the change names are read again.
+            nads: fresh.nads.completed_by(&known.nads, |network| self.query.plan.reads_network(network)),
             // They never deny.
             quotas: known.quotas.clone(),
             resource_injector: known.resource_injector,
@@ -429,6 +429,40 @@ mod tests {
         assert_eq!(requested.iter().filter(|path| path.as_str() == NAD).count(), 1, "{requested:?}");
         // The denial does not depend on a fact that needs a list of the whole cluster.
         assert!(!requested.iter().any(|path| path.contains("nodes") || path.contains("daemonsets")), "{requested:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_denial_for_many_networks_is_confirmed_by_a_few_reads() {
+        let names: Vec<String> = (0..250).map(|number| format!("new{number}")).collect();
+        let nics: Vec<&str> = ["old"].into_iter().chain(names.iter().map(String::as_str)).collect();
+        let mut review: Value = serde_json::from_slice(&body(&nics, &json!({}))).unwrap();
+        let networks = review.pointer_mut("/request/object/spec/template/spec/networks").unwrap();
+        for (number, network) in networks.as_array_mut().unwrap().iter_mut().enumerate().skip(1) {
+            network["multus"]["networkName"] = json!(format!("ns{number:03}/net"));
+        }
+        let body = review.to_string();
+        // The first network that is read was just created, or all of them were.
+        for (created, decision) in [("/ns001/", Decision::Denied), ("/ns", Decision::Warned)] {
+            let mut store = Store::complete();
+            [kubevirt(), vmi()].iter().for_each(|object| store.insert(object).unwrap());
+            // A guest has no ports for so many NICs.
+            let warned = ["NP106", "NP112"];
+            let settings = warned.iter().fold(Settings::default(), |all, rule| all.with_rule(rule, Enforcement::Warn));
+            let reviewer = Reviewer::new(Arc::new(store), settings);
+            let (rechecker, requested) = cluster(move |path| match path {
+                path if path.contains(created) && path.ends_with("/net") => {
+                    let mut nad = object("NetworkAttachmentDefinition", "net");
+                    nad["metadata"]["namespace"] = json!(path.split('/').nth(5));
+                    Some((200, nad))
+                }
+                path => Some(running(path)),
+            });
+            let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, body.as_bytes()).await;
+            assert_eq!((first.decision, last.decision), (Decision::Denied, decision), "{}", text(&last));
+            let requested = requested.lock().unwrap();
+            assert_eq!(requested.iter().filter(|path| path.contains("/network-attachment-definitions")).count(), 16);
+            assert!(requested.len() < 32, "{requested:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

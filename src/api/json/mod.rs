@@ -27,7 +27,10 @@ use serde::{
 };
 
 use self::{
-    scan::{after_number, short_whole_number, split_compact_key, split_plain_string, strip_long_prefix, trim_start},
+    scan::{
+        after_number, short_whole_number, split_compact_key, split_plain_string, strip_long_prefix, trim_start,
+        unescaped_ascii,
+    },
     skipped::{SkippedValues, after_delimited, after_value},
 };
 
@@ -244,7 +247,7 @@ impl<'de> Reader<'_, 'de> {
         self.rest = trim_start(self.rest);
         let inside = self.rest.as_bytes().strip_prefix(b"\"").ok_or(JsonError)?;
         let text = self.advance_to(skip::after_string(inside).ok_or(JsonError)?)?;
-        serde_json::from_str(text).map_err(|_| JsonError)
+        unescaped_ascii(text).map_or_else(|| serde_json::from_str(text).map_err(|_| JsonError), Ok)
     }
 
     fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, JsonError> {

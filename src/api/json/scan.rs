@@ -104,6 +104,33 @@ fn specials_with<S: Simd>(simd: S, bytes: [u8; 16]) -> u64 {
     (is_control | is_delimiter).to_bitmask()
 }
 
+/// Returns the value of a string with its quotes; `None` if it has an escape of a character outside of ASCII, or is not
+/// a string. A body may consist of keys with escapes, of which serde_json reads each as a document.
+pub(super) fn unescaped_ascii(text: &str) -> Option<String> {
+    let mut rest = text.strip_prefix('"')?.strip_suffix('"')?;
+    let mut value = String::with_capacity(rest.len());
+    while let Some(place) = rest.bytes().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\')) {
+        let (plain, escape) = rest.split_at_checked(place)?;
+        let (character, length) = match escape.as_bytes() {
+            [b'\\', letter @ (b'"' | b'\\' | b'/'), ..] => (char::from(*letter), 2),
+            [b'\\', b'b', ..] => ('\u{8}', 2),
+            [b'\\', b'f', ..] => ('\u{c}', 2),
+            [b'\\', b'n', ..] => ('\n', 2),
+            [b'\\', b'r', ..] => ('\r', 2),
+            [b'\\', b't', ..] => ('\t', 2),
+            [b'\\', b'u', b'0', b'0', high @ b'0'..=b'7', low, ..] => {
+                (char::from_u32(u32::from(high - b'0') << 4 | char::from(*low).to_digit(16)?)?, 6)
+            }
+            _ => return None,
+        };
+        value.push_str(plain);
+        value.push(character);
+        rest = escape.get(length..)?;
+    }
+    value.push_str(rest);
+    Some(value)
+}
+
 /// Returns the text after a number.
 pub(super) fn after_number(text: &[u8]) -> Option<&[u8]> {
     let mut rest = match text.strip_prefix(b"-").unwrap_or(text) {
@@ -139,7 +166,25 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn escapes_of_ascii_are_read_here() {
+        let text = r#""a\"\\\/\b\f\n\r\t\u0041\u007f\u0000é""#;
+        assert_eq!(unescaped_ascii(text).as_deref(), Some("a\"\\/\u{8}\u{c}\n\r\tA\u{7f}\0é"));
+        for other in [r#""\u00e9""#, r#""\ud83d\ude00""#, r#""\x""#, r#""\u004""#, r#""\""#, "\"\n\"", "a"] {
+            assert_eq!(unescaped_ascii(other), None, "{other}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_string_is_unescaped_as_serde_json_does_it(
+            text in r#""([ -!#-\[\]-~éä\n"]|\\["\\/bfnrtx]|\\u00[0-9a-fA-Fg]{2}|\\u[0-9a-f]{4}){0,8}"?"#
+        ) {
+            if let Some(value) = unescaped_ascii(&text) {
+                prop_assert_eq!(Some(value), serde_json::from_str(&text).ok(), "{}", text);
+            }
+        }
+
         #[test]
         fn a_long_prefix_is_stripped_like_any_other(
             prefix in prop::collection::vec(0..3_u8, 0..100),

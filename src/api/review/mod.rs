@@ -31,8 +31,8 @@ pub const API_VERSION: &str = "admission.k8s.io/v1";
 /// The longest uid of a request that a response repeats, in bytes. The API server sends 36.
 const UID_AT_MOST: usize = 256;
 
-/// The longest namespace of a request, in bytes: that of any name in Kubernetes. It is copied for each NIC.
-const NAMESPACE_AT_MOST: usize = 253;
+/// The longest name and namespace of a request, in bytes: that of any name in Kubernetes. Both are copied for each NIC.
+const NAME_AT_MOST: usize = 253;
 
 /// A body that is not an AdmissionReview request, so the response cannot have a uid.
 #[derive(Debug, thiserror::Error)]
@@ -141,11 +141,12 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
 
 /// Checks the fields of a request that only the API server writes, and that nicplug repeats.
 fn check_lengths(request: &Request) -> Result<(), BodyError> {
-    let message = match (request.uid.len(), request.namespace.len()) {
+    let message = match (request.uid.len(), request.namespace.len().max(request.name.len())) {
         (0, _) => "request.uid is missing".to_owned(),
-        (1..=UID_AT_MOST, 0..=NAMESPACE_AT_MOST) => return Ok(()),
+        (1..=UID_AT_MOST, 0..=NAME_AT_MOST) => return Ok(()),
         (1..=UID_AT_MOST, length) => {
-            format!("request.namespace has {length} bytes, but a name in Kubernetes has at most {NAMESPACE_AT_MOST}")
+            let field = if request.name.len() == length { "name" } else { "namespace" };
+            format!("request.{field} has {length} bytes, but a name in Kubernetes has at most {NAME_AT_MOST}")
         }
         (length, _) => format!("request.uid has {length} bytes, but a response repeats at most {UID_AT_MOST}"),
     };
@@ -627,9 +628,12 @@ mod tests {
         assert!(error(&body("null")).contains("request is missing"));
         assert!(error(&body("{}")).contains("request.uid is missing"));
         assert!(error(&body(r#"{"uid":5}"#)).contains("expected a string"));
-        let namespace = |length| body(&format!(r#"{{"uid":"u",{VM},"namespace":"{}"}}"#, "n".repeat(length)));
-        assert!(read(namespace(253).as_bytes()).is_ok());
-        assert!(error(&namespace(254)).contains("request.namespace has 254 bytes"), "{}", error(&namespace(254)));
+        for field in ["name", "namespace"] {
+            let named = |length| body(&format!(r#"{{"uid":"u",{VM},"{field}":"{}"}}"#, "n".repeat(length)));
+            assert!(read(named(253).as_bytes()).is_ok());
+            let error = error(&named(254));
+            assert!(error.contains(&format!("request.{field} has 254 bytes")), "{error}");
+        }
         let beta = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1","request":{"uid":"u"}}"#;
         assert!(error(beta).contains("\"admission.k8s.io/v1beta1\""), "{}", error(beta));
         let broken = body(&format!(r#"{{"uid":"u",{VM},"object":{{"metadata":{{"name":nul}}}}}}"#));
