@@ -28,8 +28,8 @@ use serde::{
 
 use self::{
     scan::{
-        after_number, short_whole_number, split_compact_key, split_plain_string, strip_long_prefix, trim_start,
-        unescaped_ascii,
+        after_number, short_whole_number, split_ascii_escaped, split_compact_key, split_plain_string,
+        strip_long_prefix, trim_start,
     },
     skipped::{SkippedValues, after_delimited, after_value},
 };
@@ -245,9 +245,13 @@ impl<'de> Reader<'_, 'de> {
     #[cold]
     fn escaped_string(&mut self) -> Result<String, JsonError> {
         self.rest = trim_start(self.rest);
+        if let Some((value, tail)) = split_ascii_escaped(self.rest) {
+            self.rest = tail;
+            return Ok(value);
+        }
         let inside = self.rest.as_bytes().strip_prefix(b"\"").ok_or(JsonError)?;
         let text = self.advance_to(skip::after_string(inside).ok_or(JsonError)?)?;
-        unescaped_ascii(text).map_or_else(|| serde_json::from_str(text).map_err(|_| JsonError), Ok)
+        serde_json::from_str(text).map_err(|_| JsonError)
     }
 
     fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, JsonError> {

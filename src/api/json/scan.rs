@@ -104,14 +104,17 @@ fn specials_with<S: Simd>(simd: S, bytes: [u8; 16]) -> u64 {
     (is_control | is_delimiter).to_bitmask()
 }
 
-/// Returns the value of a string with its quotes; `None` if it has an escape of a character outside of ASCII, or is not
-/// a string. A body may consist of keys with escapes, of which serde_json reads each as a document.
-pub(super) fn unescaped_ascii(text: &str) -> Option<String> {
-    let mut rest = text.strip_prefix('"')?.strip_suffix('"')?;
-    let mut value = String::with_capacity(rest.len());
-    while let Some(place) = rest.bytes().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\')) {
-        let (plain, escape) = rest.split_at_checked(place)?;
-        let (character, length) = match escape.as_bytes() {
+/// Splits the value of a string from the text after it; `None` if the string has an escape of a character outside of
+/// ASCII, or a fault. A body may consist of keys with escapes, and serde_json would read each of them as a document.
+pub(super) fn split_ascii_escaped(text: &str) -> Option<(String, &str)> {
+    let mut rest = text.strip_prefix('"')?;
+    let mut value = String::new();
+    loop {
+        let place = rest.bytes().position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))?;
+        let (plain, special) = rest.split_at_checked(place)?;
+        value.push_str(plain);
+        let (character, length) = match special.as_bytes() {
+            [b'"', ..] => return Some((value, special.get(1..)?)),
             [b'\\', letter @ (b'"' | b'\\' | b'/'), ..] => (char::from(*letter), 2),
             [b'\\', b'b', ..] => ('\u{8}', 2),
             [b'\\', b'f', ..] => ('\u{c}', 2),
@@ -123,12 +126,9 @@ pub(super) fn unescaped_ascii(text: &str) -> Option<String> {
             }
             _ => return None,
         };
-        value.push_str(plain);
         value.push(character);
-        rest = escape.get(length..)?;
+        rest = special.get(length..)?;
     }
-    value.push_str(rest);
-    Some(value)
 }
 
 /// Returns the text after a number.
@@ -168,10 +168,11 @@ mod tests {
 
     #[test]
     fn escapes_of_ascii_are_read_here() {
-        let text = r#""a\"\\\/\b\f\n\r\t\u0041\u007f\u0000é""#;
-        assert_eq!(unescaped_ascii(text).as_deref(), Some("a\"\\/\u{8}\u{c}\n\r\tA\u{7f}\0é"));
-        for other in [r#""\u00e9""#, r#""\ud83d\ude00""#, r#""\x""#, r#""\u004""#, r#""\""#, "\"\n\"", "a"] {
-            assert_eq!(unescaped_ascii(other), None, "{other}");
+        let text = r#""a\"\\\/\b\f\n\r\t\u0041\u007f\u0000é": 1"#;
+        let value = "a\"\\/\u{8}\u{c}\n\r\tA\u{7f}\0é";
+        assert_eq!(split_ascii_escaped(text), Some((value.to_owned(), ": 1")));
+        for other in [r#""\u00e9""#, r#""\ud83d\ude00""#, r#""\x""#, r#""\u004""#, r#""\""#, "\"\n\"", "\"a", "a"] {
+            assert_eq!(split_ascii_escaped(other), None, "{other}");
         }
     }
 
@@ -180,8 +181,9 @@ mod tests {
         fn a_string_is_unescaped_as_serde_json_does_it(
             text in r#""([ -!#-\[\]-~éä\n"]|\\["\\/bfnrtx]|\\u00[0-9a-fA-Fg]{2}|\\u[0-9a-f]{4}){0,8}"?"#
         ) {
-            if let Some(value) = unescaped_ascii(&text) {
-                prop_assert_eq!(Some(value), serde_json::from_str(&text).ok(), "{}", text);
+            if let Some((value, tail)) = split_ascii_escaped(&text) {
+                let string = &text[..text.len() - tail.len()];
+                prop_assert_eq!(Some(value), serde_json::from_str(string).ok(), "{}", string);
             }
         }
 

@@ -131,12 +131,23 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
     };
     check_lengths(&request)?;
     let kind = ObjectKind::of(&request.kind);
-    for (text, in_old_object) in [(object, false), (old_object, true)] {
+    let objects = [(object, false), (old_object, true)];
+    let objects = objects.into_iter().filter_map(|(text, in_old_object)| Some((text?.as_str(), in_old_object)));
+    let (long, short): (Vec<_>, Vec<_>) = objects.partition(|(text, _)| text.len() > OBJECT_EXPLAINED);
+    for (text, in_old_object) in short {
         if let Some(fault) = find_invalid_field(kind, text, in_old_object)? {
             return Ok(ParsedRequest::Invalid(request, fault));
         }
     }
-    Err(unreadable_whole())
+    // Something cannot be read, and it is neither a part around the objects nor in a short one.
+    match long.first() {
+        Some(&(text, in_old_object)) => {
+            let message = format!("a field of the object is not of the type in the API ({} bytes)", text.len());
+            let fault = InvalidField { in_old_object, field: "metadata.name".to_owned(), message };
+            Ok(ParsedRequest::Invalid(request, fault))
+        }
+        None => Err(unreadable_whole()),
+    }
 }
 
 /// Checks the fields of a request that only the API server writes, and that nicplug repeats.
@@ -186,21 +197,7 @@ fn is_review(api_version: &str, kind: &str) -> bool {
 }
 
 /// Returns the field of an object that has another type than in the API.
-fn find_invalid_field(
-    kind: ObjectKind,
-    text: Option<JsonText>,
-    in_old_object: bool,
-) -> Result<Option<InvalidField>, BodyError> {
-    let Some(text) = text.map(JsonText::as_str) else { return Ok(None) };
-    if text.len() > OBJECT_EXPLAINED {
-        let is_readable = json::read_seed(kind, text).is_ok();
-        let fault = || InvalidField {
-            in_old_object,
-            field: "metadata.name".to_owned(),
-            message: format!("a field of the object, which has {} bytes, is not of the type in the API", text.len()),
-        };
-        return Ok((!is_readable).then(fault));
-    }
+fn find_invalid_field(kind: ObjectKind, text: &str, in_old_object: bool) -> Result<Option<InvalidField>, BodyError> {
     let text = &shortened(text);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut track = serde_path_to_error::Track::new();
@@ -408,6 +405,28 @@ mod tests {
         assert_eq!(fault.field, "spec.template.spec.domain.devices.interfaces[1].name");
         assert_eq!(fault.message, "invalid type: integer `5`, expected a string");
         assert!(!fault.in_old_object);
+    }
+
+    #[test]
+    fn a_field_with_a_long_key_or_value_is_reported_by_its_beginning() {
+        let reported = |networks: &str| {
+            let template = format!(r#"{{"template":{{"spec":{{"networks":{networks}}}}}}}"#);
+            let (_, fault) = invalid(&body(&format!(r#"{{"uid":"u",{VM},"object":{{"spec":{template}}}}}"#)));
+            assert!(fault.field.len() < 600 && fault.message.len() < 600, "{fault:?}");
+            fault
+        };
+        for length in [100_000, 4 << 20] {
+            let long = "x".repeat(length);
+            let by_key = reported(&format!(r#"[{{"{long}":1e999}}]"#));
+            let by_value = reported(&format!("\"{long}\""));
+            if length < OBJECT_EXPLAINED {
+                assert!(by_key.field.starts_with("spec.template.spec.networks[0].xxx"), "{by_key:?}");
+                assert_eq!(by_value.field, "spec.template.spec.networks");
+                assert!(by_value.message.ends_with("…\", expected a sequence"), "{by_value:?}");
+            } else {
+                assert!([by_key, by_value].iter().all(|fault| fault.message.contains("not of the type in the API")));
+            }
+        }
     }
 
     #[test]
