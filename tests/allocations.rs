@@ -254,6 +254,46 @@ fn a_value_of_a_wrong_type_is_not_repeated_whole() {
         &body_of("VirtualMachine", r#"{"spec": 5}"#, None).replace(r#""vm""#, &format!(r#""{text}""#)),
     );
     assert_bounded("not JSON", &text);
+    // A message escapes each of these characters by six.
+    let text = "\u{7f}".repeat(3 << 20);
+    for field in ["cpu", "resources"] {
+        let object = format!(r#"{{"spec": {{"domain": {{"{field}": "{text}"}}}}}}"#);
+        assert_bounded(field, &body_of("VirtualMachineInstance", "{}", Some(&object)));
+    }
+    assert_bounded("spec", &body_of("VirtualMachineInstance", &format!(r#"{{"spec": "{text}"}}"#), None));
+    let number = format!(r#"{{"spec": {{"networks": [{{"{text}": 1e999}}]}}}}"#);
+    assert_bounded("key", &body_of("VirtualMachineInstance", &number, None));
+    let pool = format!(r#"{{"spec": {{"maxUnavailable": [{}]}}}}"#, vec!["0"; 300_000].join(","));
+    assert_bounded("number", &body_of("VirtualMachinePool", &pool, None));
+}
+
+#[test]
+fn texts_that_belong_to_all_nics_are_not_copied_for_each() {
+    let nic = |index: usize| format!(r#"{{"name": "n{index}", "multus": {{"networkName": "net{index}"}}}}"#);
+    let networks = (0..250).map(nic).collect::<Vec<_>>().join(",");
+    let object = format!(r#"{{"spec": {{"networks": [{networks}]}}}}"#);
+    let body = body_of("VirtualMachineInstance", &object, None);
+    let text = "x".repeat(1 << 20);
+    for (tag, written) in [("namespace", "demo"), ("name", "vm")] {
+        assert_bounded(tag, &body.replace(&format!("\"{written}\""), &format!("\"{text}\"")));
+    }
+}
+
+/// Fields that are read into maps and lists of their own.
+#[test]
+fn labels_and_requirements_of_a_placement_take_at_most_four_times_their_text() {
+    let entries = (0..200_000).map(|index| format!(r#""{index:06}":"""#)).collect::<Vec<_>>().join(",");
+    let labels = format!(r#"{{"metadata": {{"labels": {{{entries}}}, "annotations": {{{entries}}}}}}}"#);
+    let body = body_of("NetworkAttachmentDefinition", &labels, Some("{}"));
+    assert_bounded("labels", &body.replace(r#""group": "kubevirt.io""#, r#""group": "k8s.cni.cncf.io""#));
+    let terms = vec![r#"{"matchExpressions":[{},{},{},{}]}"#; 40_000].join(",");
+    let affinity = format!(r#"{{"requiredDuringSchedulingIgnoredDuringExecution":{{"nodeSelectorTerms":[{terms}]}}}}"#);
+    for guest in [
+        format!(r#"{{"spec": {{"nodeSelector": {{{entries}}}}}}}"#),
+        format!(r#"{{"spec": {{"affinity": {{"nodeAffinity": {affinity}}}}}}}"#),
+    ] {
+        assert_bounded(&guest[..30], &body_of("VirtualMachineInstance", "{}", Some(&guest)));
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde::{
 };
 
 use super::{
-    JsonText, Shared, Source, Text, WithPresence, json,
+    JsonText, NicTexts, Shared, Source, Text, WithPresence, json,
     network::{Interface, Network},
 };
 
@@ -325,7 +325,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
         let (Some(interfaces), Some(networks)) = (lists.next_element()?, lists.next_element()?) else {
             return Err(Error::invalid_length(0, &self));
         };
-        self.place.source = Source::RepeatedExceptNics { interfaces, networks };
+        self.place.source = Source::RepeatedExceptNics(Box::new(NicTexts { interfaces, networks }));
         Ok(())
     }
 

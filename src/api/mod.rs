@@ -284,7 +284,7 @@ pub struct Shared<'a, T> {
 }
 
 /// Where the value of a [`Shared`] field comes from.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 enum Source<'a> {
     /// It was read, or the object lacks the field.
     #[default]
@@ -293,8 +293,15 @@ enum Source<'a> {
     Deferred(JsonText<'a>),
     /// The other object has the same.
     Repeated,
-    /// The other object has the same, except for these lists, which were not read yet.
-    RepeatedExceptNics { interfaces: JsonText<'a>, networks: JsonText<'a> },
+    /// The other object has the same, except for its lists of NICs, which were not read yet.
+    RepeatedExceptNics(Box<NicTexts<'a>>),
+}
+
+/// The texts of the lists of NICs.
+#[derive(Clone, Debug)]
+struct NicTexts<'a> {
+    interfaces: JsonText<'a>,
+    networks: JsonText<'a>,
 }
 
 impl<T> Default for Shared<'_, T> {
@@ -306,7 +313,7 @@ impl<T> Default for Shared<'_, T> {
 impl<'a, T: Deserialize<'a>> Shared<'a, T> {
     /// Reads the value, if it was deferred.
     fn read(&mut self) -> Result<(), json::JsonError> {
-        if let Source::Deferred(text) = self.source {
+        if let Source::Deferred(text) = &self.source {
             self.value = Some(Arc::new(json::read(text.0)?));
             self.source = Source::Own;
         }
@@ -321,8 +328,8 @@ impl<T> From<T> for Shared<'_, T> {
 }
 
 impl<'a, T> Shared<'a, T> {
-    fn source(&self) -> Source<'a> {
-        self.source
+    fn source(&self) -> &Source<'a> {
+        &self.source
     }
 }
 
@@ -340,21 +347,20 @@ impl<'a, T> Shared<'a, T> {
     where
         T: WithNics<'a> + Clone,
     {
-        match self.source {
+        match mem::take(&mut self.source) {
             Source::Own => return Ok(()),
             _ if !matches!(other.source, Source::Own) => return Err(json::JsonError),
             Source::Repeated => self.value.clone_from(&other.value),
-            Source::RepeatedExceptNics { interfaces, networks } => {
+            Source::RepeatedExceptNics(texts) => {
                 let copied = other.value.as_mut().and_then(Arc::get_mut).ok_or(json::JsonError)?;
                 let mut copy = copy_without_nics(copied);
                 let lists = copy.nics_mut();
-                json::read_seed(ListOrNull(lists.0), interfaces.0)?;
-                json::read_seed(ListOrNull(lists.1), networks.0)?;
+                json::read_seed(ListOrNull(lists.0), texts.interfaces.0)?;
+                json::read_seed(ListOrNull(lists.1), texts.networks.0)?;
                 self.value = Some(Arc::new(copy));
             }
             Source::Deferred(_) => return Err(json::JsonError),
         }
-        self.source = Source::Own;
         Ok(())
     }
 }
@@ -374,7 +380,7 @@ fn copy_without_nics<'a, T: WithNics<'a> + Clone>(view: &mut T) -> T {
 
 impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), ..*self }
+        Self { value: self.value.clone(), source: self.source.clone() }
     }
 }
 
