@@ -172,9 +172,9 @@ fn unreadable_whole() -> BodyError {
 /// instructions for each, and only a client that is not an API server sends such a body.
 const EXPLAINED: usize = 16 << 10;
 
-/// The longest object in which the field of a wrong type is looked for, in bytes: the API server accepts no longer one.
-/// Looking for it takes twenty times as long as reading the object.
-const OBJECT_EXPLAINED: usize = 3 << 20;
+/// The longest object in which the field of a wrong type is looked for, in bytes. Real ones are far shorter, and looking
+/// for it takes ten times as long as reading the object.
+const OBJECT_EXPLAINED: usize = 1 << 20;
 
 /// The longest path of a field in an answer, in bytes. A key may be as long as the body.
 const PATH_AT_MOST: usize = 512;
