@@ -307,14 +307,14 @@ fn the_configuration_of_a_network_and_the_groups_of_a_user_take_at_most_four_tim
         assert_bounded("configuration", &body.replace(r#""group": "kubevirt.io""#, r#""group": "k8s.cni.cncf.io""#));
     }
     // Only a fault of a running VM needs the groups, so they are read here.
-    for entries in [40_000, 300_000] {
+    for entries in [2_000, 40_000, 300_000] {
         let groups = vec![r#""""#; entries].join(",");
         let user = format!(r#"{{"username": "alice", "groups": [{groups}]}}"#);
         let body = body_of("VirtualMachine", "{}", Some("{}")).replace(r#"{"username": "alice"}"#, &user);
         let parsed = parse(body.as_bytes());
         let Ok(ParsedRequest::Valid(request)) = &parsed else { panic!("{parsed:?}") };
         let counted =
-            measure(|| assert_eq!(request.user_info.groups().len(), if entries == 40_000 { entries } else { 0 }));
+            measure(|| assert_eq!(request.user_info.groups().len(), if entries == 2_000 { entries } else { 0 }));
         assert!(counted.bytes_max <= 4 * body.len() as u64 + FIXED, "{} bytes", counted.bytes_max);
     }
 }

@@ -1,6 +1,8 @@
 //! What becomes of each NIC that an update of a VM changes, by the evaluation that answers the webhook: the same facts,
 //! findings, enforcement and verdict.
 
+use std::collections::BTreeSet;
+
 use super::{
     Evaluation, Evaluator, ParsedBody,
     enforcement::EnforcementPolicy,
@@ -180,8 +182,10 @@ fn by_nic(
     let reason = |finding: &Finding| reason(finding, Effect::of(finding, restart, policy));
     let mut others: Vec<&Finding> = findings.iter().collect();
     let mut nics = Vec::new();
+    let removed: BTreeSet<&str> = case.change.nics.removed.iter().map(|nic| nic.name).collect();
     for (nic, nic_change, timing) in timings(case) {
-        let (own, rest) = others.into_iter().partition(|finding| is_about(finding, case.change, &nic));
+        let marks = NicMarks::of(case.change, &nic, removed.contains(nic.name));
+        let (own, rest) = others.into_iter().partition(|finding| marks.are_in(finding));
         others = rest;
         let reasons: Vec<Reason> = own.into_iter().filter_map(reason).collect();
         let timing = overruled(timing, &reasons);
@@ -190,23 +194,32 @@ fn by_nic(
     (nics, others.into_iter().filter_map(reason).collect())
 }
 
-/// Whether a finding is about a NIC: it points at its interface or its network, or it names the NIC and points at the
-/// whole list.
-fn is_about(finding: &Finding, change: &Change, nic: &Nic) -> bool {
-    let is_below = |path: String| {
-        let rest = finding.field.strip_prefix(path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    let is_removed = change.nics.removed.iter().any(|removed| removed.name == nic.name);
-    if !is_removed
-        && (nic.interface.is_some_and(|entry| is_below(change.interface_field(entry.index)))
-            || nic.network.is_some_and(|entry| is_below(change.network_field(entry.index))))
-    {
-        return true;
+/// How a finding shows that it is about a NIC. They are written once, and compared with each finding.
+struct NicMarks {
+    /// The fields of its interface and its network in the new object.
+    fields: [Option<String>; 2],
+    /// Its name, as messages quote it.
+    quoted: String,
+}
+
+impl NicMarks {
+    fn of(change: &Change, nic: &Nic, is_removed: bool) -> Self {
+        let interface = nic.interface.map(|entry| change.interface_field(entry.index));
+        let network = nic.network.map(|entry| change.network_field(entry.index));
+        // The indices of a removed NIC are those of the stored object.
+        let fields = if is_removed { [None, None] } else { [interface, network] };
+        Self { fields, quoted: quote(nic.name).to_string() }
     }
-    !finding.field.ends_with(']')
-        && !finding.field.contains("].")
-        && finding.what.contains(&quote(nic.name).to_string())
+
+    /// Whether a finding points at the interface or the network, or names the NIC and points at the whole list.
+    fn are_in(&self, finding: &Finding) -> bool {
+        let is_below = |path: &String| {
+            let rest = finding.field.strip_prefix(path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.fields.iter().flatten().any(is_below)
+            || !finding.field.ends_with(']') && !finding.field.contains("].") && finding.what.contains(&self.quoted)
+    }
 }
 
 /// Returns a finding with what it does to the request; `None` if its rule is off.

@@ -214,14 +214,17 @@ pub(super) fn combine(findings: &[Finding], restart: Restart, policy: &Enforceme
     }
     verdict.warnings.extend(policy.warning());
     verdict.warnings.extend(warnings.lines());
-    if let Restart::Awaited(change) = restart
-        && !verdict.postponed.is_empty()
-    {
-        postponing.sort_by_key(|rule| rule.id);
-        postponing.dedup_by_key(|rule| rule.id);
-        verdict.warnings.push(warning(&verdict.postponed.warning(change), &postponing));
-    }
+    let awaited = match restart {
+        Restart::Awaited(change) if !verdict.postponed.is_empty() => {
+            postponing.sort_by_key(|rule| rule.id);
+            postponing.dedup_by_key(|rule| rule.id);
+            Some(warning(&verdict.postponed.warning(change), &postponing))
+        }
+        _ => None,
+    };
     limit(&mut verdict);
+    // It says what happens to the change, so it is listed however many others there are.
+    verdict.warnings.extend(awaited);
     verdict
 }
 
@@ -561,6 +564,12 @@ mod tests {
         let verdict = verdict_by_settings("liveChanges: warn", "UPDATE", &findings[1..]);
         let expected = ["spec.c is wrong [NP116]", "the change of the running VM waits for its next restart [NP103]"];
         assert_eq!(verdict.warnings, expected);
+        let advice = (0..30).map(|index| {
+            rules::find("NP001").unwrap().advice(format!("spec.a[{index}]"), format!("spec.a[{index}] is odd"))
+        });
+        let findings: Vec<_> = advice.chain(findings.into_iter().skip(1).take(1)).collect();
+        let verdict = verdict_by_settings("liveChanges: warn", "UPDATE", &findings);
+        assert_eq!(verdict.warnings.last(), Some(&expected[1].to_owned()), "{:?}", verdict.warnings);
     }
 
     #[test]

@@ -270,6 +270,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use serde_json::json;
 
     use super::{queries::COMPONENTS, *};
@@ -506,8 +508,13 @@ mod tests {
         let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
         let find = |store: &Store, network, own: &str| {
-            let user =
-                store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own, "kube-system");
+            let user = store.mac_user(
+                mac.parse().unwrap(),
+                NadRef { namespace: "demo", name: network },
+                own,
+                "kube-system",
+                &Cell::new(9),
+            );
             user.map(|user| (user.guest, user.via))
         };
         let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
@@ -540,7 +547,9 @@ mod tests {
             let multus_namespace = store.multus_namespace(configured);
             let multus_namespace = multus_namespace.as_deref().unwrap_or("kube-system");
             let name = NadRef { namespace, name: "net" };
-            store.mac_user(mac.parse().unwrap(), name, "demo/b", multus_namespace).map(|user| user.network)
+            store
+                .mac_user(mac.parse().unwrap(), name, "demo/b", multus_namespace, &Cell::new(9))
+                .map(|user| user.network)
         };
         assert_eq!(find(&store, "kube-system", None).as_deref(), Some("kube-system/net"));
         assert_eq!(find(&store, "demo", None), None, "not that of the VM");

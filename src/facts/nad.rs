@@ -1,6 +1,6 @@
 //! Facts about networks: NetworkAttachmentDefinitions, and which namespaces may use them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
@@ -161,13 +161,22 @@ impl Nads {
 
     /// Completes lookups of networks that were read again by earlier ones that saw the networks of all namespaces: by a
     /// network that may have been meant, and by other settings for the same OVN network. A network that was not read
-    /// again stays known if it existed, but not if it was absent.
+    /// again stays known if it existed. If it was absent, it stays so only if another one is still absent: otherwise
+    /// the earlier lookups were behind the cluster.
     #[must_use]
     pub fn completed_by(mut self, earlier: &Self, was_read: impl Fn(NadRef) -> bool) -> Self {
+        let is_absent = |found: &Found| found.lookup.nad == Fact::Absent;
+        let absent: BTreeSet<String> =
+            self.0.iter().filter(|found| is_absent(found)).map(|found| found.name().full_name()).collect();
+        let is_up_to_date = self.0.iter().any(|found| {
+            is_absent(found) && was_read(found.name()) && earlier.lookup(found.name()).nad == Fact::Absent
+        });
         for Found { namespace, name, lookup } in &mut self.0 {
             let name = NadRef { namespace, name };
-            let earlier = earlier.lookup(name);
-            if !was_read(name) && earlier.nad.known().is_some() {
+            let mut earlier = earlier.lookup(name);
+            // What may have been meant may be gone, too.
+            earlier.suggestion = earlier.suggestion.filter(|network| !absent.contains(network));
+            if !was_read(name) && (earlier.nad.known().is_some() || is_up_to_date) {
                 *lookup = earlier;
             } else if earlier.nad == lookup.nad {
                 lookup.conflict = earlier.conflict;
@@ -343,6 +352,41 @@ mod tests {
             fresh_nads.insert(name, NadLookup::default());
             earlier_nads.insert(name, NadLookup { nad: earlier.clone(), suggestion: None, conflict: None });
             assert_eq!(&fresh_nads.completed_by(&earlier_nads, |_| was_read).lookup(name).nad, expected);
+        }
+    }
+
+    #[test]
+    fn a_network_that_is_absent_now_is_not_suggested() {
+        let [near, meant] = ["nett", "net"].map(|name| NadRef { namespace: "demo", name });
+        let lookup = |nad: Fact<Arc<Nad>>, suggestion: Option<&str>| NadLookup {
+            nad,
+            suggestion: suggestion.map(str::to_owned),
+            conflict: None,
+        };
+        let exists = Fact::Known(Arc::new(Nad::read("", "")));
+        for (now, expected) in [(exists.clone(), Some("demo/net")), (Fact::Absent, None)] {
+            let [mut fresh_nads, mut earlier_nads] = [Nads::default(), Nads::default()];
+            fresh_nads.insert(near, lookup(Fact::Absent, None));
+            fresh_nads.insert(meant, lookup(now, None));
+            earlier_nads.insert(near, lookup(Fact::Absent, Some("demo/net")));
+            earlier_nads.insert(meant, lookup(exists.clone(), None));
+            let nads = fresh_nads.completed_by(&earlier_nads, |_| true);
+            assert_eq!(nads.lookup(near).suggestion.as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn a_network_that_was_not_read_again_stays_absent_if_another_one_is_still_absent() {
+        let [read, unread] = ["read", "unread"].map(|name| NadRef { namespace: "demo", name });
+        let absent = || NadLookup { nad: Fact::Absent, suggestion: None, conflict: None };
+        for (now, expected) in [(Fact::Absent, Fact::Absent), (Fact::Unknown, Fact::Unknown)] {
+            let [mut fresh_nads, mut earlier_nads] = [Nads::default(), Nads::default()];
+            fresh_nads.insert(read, NadLookup { nad: now, ..NadLookup::default() });
+            fresh_nads.insert(unread, NadLookup::default());
+            earlier_nads.insert(read, absent());
+            earlier_nads.insert(unread, absent());
+            let nads = fresh_nads.completed_by(&earlier_nads, |name| name == read);
+            assert_eq!(nads.lookup(unread).nad, expected);
         }
     }
 

@@ -2,7 +2,7 @@
 //! plan`. A console or Argo CD may not show its user the warnings of the answer.
 //!
 //! The controller of changes writes the Event when the API server has stored the change. An answer does not wait for
-//! it.
+//! it, only for the prediction, which applies the rules once more.
 
 use std::fmt::Write;
 

@@ -1,6 +1,6 @@
 //! Values for names and patterns of names.
 
-use std::{cmp::Reverse, fmt, marker::PhantomData, ops::Deref};
+use std::{cmp::Reverse, collections::BTreeSet, fmt, marker::PhantomData, ops::Deref};
 
 use serde::{
     Deserialize, Deserializer,
@@ -13,6 +13,9 @@ use serde::{
 /// characters apart from `*`; of equally specific ones the first in the alphabet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ByPattern<T>(Box<[(Pattern, T)]>);
+
+/// The longest name that a pattern other than `*` matches, in bytes. A request may have a longer one of a user.
+const NAME_AT_MOST: usize = 1024;
 
 impl<T> Default for ByPattern<T> {
     fn default() -> Self {
@@ -49,7 +52,12 @@ impl<T> ByPattern<T> {
     /// Returns the value of the most specific entry that matches one of the names.
     #[must_use]
     pub fn find_any(&self, names: &[impl Deref<Target = str>]) -> Option<&T> {
-        let matches = |pattern: &Pattern| names.iter().any(|name| pattern.matches(name));
+        // A user may have many groups, and most entries have no `*`.
+        let sorted: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
+        let matches = |pattern: &Pattern| match pattern.name() {
+            Some(name) => sorted.contains(name),
+            None => sorted.iter().any(|name| pattern.matches(name)),
+        };
         self.0.iter().find(|(pattern, _)| matches(pattern)).map(|(_, value)| value)
     }
 
@@ -121,6 +129,9 @@ impl Pattern {
     }
 
     fn matches(&self, name: &str) -> bool {
+        if name.len() > NAME_AT_MOST {
+            return &*self.0 == "*";
+        }
         let mut parts = self.0.split('*');
         let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
         let Some(last) = parts.next_back() else { return rest.is_empty() };
@@ -162,6 +173,9 @@ mod tests {
             ("d?mo", "demo", false),
             ("[d]emo", "demo", false),
             ("é*", "été", true),
+            ("n*", &"n".repeat(NAME_AT_MOST), true),
+            ("n*", &"n".repeat(NAME_AT_MOST + 1), false),
+            ("*", &"n".repeat(NAME_AT_MOST + 1), true),
         ] {
             assert_eq!(map(&[pattern]).find(name).is_some(), expected, "{pattern} {name}");
         }

@@ -77,8 +77,11 @@ impl<'a> UserInfo<'a> {
     pub fn groups(&self) -> Vec<Text<'a>> {
         /// The longest list in bytes: more than a thousand long names.
         const LENGTH: usize = 128 << 10;
+        /// The most groups. Each is compared with each pattern of the settings.
+        const COUNT: usize = 2048;
         let groups = self.groups.filter(|groups| groups.as_str().len() <= LENGTH);
-        groups.and_then(|groups| groups.read().ok()).unwrap_or_default()
+        let groups: Vec<_> = groups.and_then(|groups| groups.read().ok()).unwrap_or_default();
+        if groups.len() <= COUNT { groups } else { Vec::new() }
     }
 }
 

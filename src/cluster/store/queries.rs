@@ -1,6 +1,9 @@
 //! Answers from the store: the facts of a change or of a migration.
 
-use std::{cell::LazyCell, sync::Arc};
+use std::{
+    cell::{Cell, LazyCell},
+    sync::Arc,
+};
 
 use super::{
     Store,
@@ -38,8 +41,15 @@ const CONTROLLER: &str = "kubevirt-controller";
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
 pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", CONTROLLER, "kubevirt-handler"];
 
+/// The longest name of a NetworkAttachmentDefinition, in bytes: of a longer one none is searched in other namespaces.
+const NAD_NAME_AT_MOST: usize = 253;
+
 /// How many users of a MAC address on one network, and how many networks of it, are searched for another guest.
 const USERS_SEARCHED: usize = 500;
+
+/// How many users and networks are searched for all NICs of a change. More than a guest with 256 NICs needs, unless its
+/// addresses are in use everywhere.
+const SEARCHED_AT_MOST: usize = 20_000;
 
 /// For how many missing networks of one change another one is searched that may have been meant. A guest can have 256.
 const SEARCHES: usize = 16;
@@ -269,7 +279,8 @@ impl Store {
     /// Returns a network; if it does not exist, also one that may have been meant, if `searches`.
     pub(in crate::cluster) fn find_nad(&self, name: NadRef, searches: bool) -> NadLookup {
         let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
-        let suggestion = if searches && nad == Fact::Absent { self.similar_nad(name) } else { None };
+        let is_possible = name.name.len() <= NAD_NAME_AT_MOST;
+        let suggestion = if searches && is_possible && nad == Fact::Absent { self.similar_nad(name) } else { None };
         let conflict = nad.known().and_then(|nad| self.conflicting_nad(nad));
         NadLookup { nad, suggestion, conflict }
     }
@@ -324,8 +335,9 @@ impl Store {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
+        let left = Cell::new(SEARCHED_AT_MOST);
         let user = |nic: &Nic| {
-            self.mac_user(nic.mac()?, nad_of(nic, own_namespace, multus_namespace)?, &own, multus_namespace)
+            self.mac_user(nic.mac()?, nad_of(nic, own_namespace, multus_namespace)?, &own, multus_namespace, &left)
         };
         let users: Vec<MacUser> = change.nics.added_or_modified().filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
@@ -338,11 +350,24 @@ impl Store {
     ///
     /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
     /// import or a restored backup: the addresses do not conflict.
-    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str, multus_namespace: &str) -> Option<MacUser> {
+    /// `left` is how many users and networks may still be searched.
+    pub(super) fn mac_user(
+        &self,
+        mac: Mac,
+        nad: NadRef,
+        own: &str,
+        multus_namespace: &str,
+        left: &Cell<usize>,
+    ) -> Option<MacUser> {
+        let is_in_budget = || {
+            let before = left.get();
+            left.set(before.saturating_sub(1));
+            before > 0
+        };
         let macs = self.guests.macs();
         let is_source = |user: &UserOfMac| !user.is_running && name_of(user.guest) == name_of(own);
         let user_on = |network: &str| {
-            let mut users = macs.users(mac, network).take(USERS_SEARCHED);
+            let mut users = macs.users(mac, network).take(USERS_SEARCHED).take_while(|_| is_in_budget());
             users.find(|user| user.guest != own && !is_source(user))
         };
         let found = |via: Option<NadRef>, user: UserOfMac| {
@@ -353,7 +378,7 @@ impl Store {
             return Some(found(None, user));
         }
         let wire = self.wire(nad)?;
-        macs.networks(mac).take(USERS_SEARCHED).find_map(|network| {
+        macs.networks(mac).take(USERS_SEARCHED).take_while(|_| is_in_budget()).find_map(|network| {
             let other = nad_of_index(network, multus_namespace);
             let is_same_wire = other != nad && self.wire(other) == Some(wire);
             is_same_wire.then(|| user_on(network)).flatten().map(|user| found(Some(other), user))
