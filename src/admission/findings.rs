@@ -3,12 +3,15 @@
 use super::{
     Endpoint, Evaluator, ParsedBody,
     enforcement::EnforcementPolicy,
-    verdict::judged::{self, Judged},
+    verdict::{
+        Cause,
+        judged::{self, Judged},
+    },
 };
 use crate::{
     api::review::ParsedRequest,
     change::MigrationStart,
-    rules::{self, Case},
+    rules::{self, Case, CauseType},
 };
 
 impl Evaluator<'_> {
@@ -44,8 +47,13 @@ impl Evaluator<'_> {
         judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, &policy)
     }
 
-    /// Returns the causes of a denial that no rule makes: the object cannot be read, or has too many NICs.
+    /// Returns the causes of a denial that no rule makes: the object cannot be read, or has too many NICs, or its request
+    /// cannot be answered, because its name is too long.
     fn causes(&self, body: &ParsedBody) -> Vec<Judged> {
+        if let Err(error) = body {
+            let field = "metadata.name".to_owned();
+            return judged::of_causes(&[Cause { reason: CauseType::Invalid, field, message: error.to_string() }]);
+        }
         judged::of_causes(&self.evaluate(Endpoint::Validate, body).verdict.causes)
     }
 }
@@ -95,6 +103,19 @@ mod tests {
         let rules: Vec<_> = found.iter().map(|&(rule, _)| rule).collect();
         assert_eq!(rules, evaluation.verdict.warned_by.ids().collect::<Vec<_>>(), "{review}");
         found
+    }
+
+    #[test]
+    fn an_object_whose_request_cannot_be_answered_has_a_finding() {
+        let name = "n".repeat(300);
+        let review = format!(
+            r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                "name": "{name}", "kind": {{"group": "kubevirt.io", "kind": "VirtualMachine"}}, "object": {{}}}}}}"#
+        );
+        let settings = Settings::default();
+        let found = Evaluator::new(&OneGuest, &settings).findings(&parse(review.as_bytes()));
+        assert!(matches!(&found[..], [judged] if judged.severity == Severity::Denied), "{found:?}");
+        assert!(format!("{found:?}").contains("at most 253"), "{found:?}");
     }
 
     #[test]
