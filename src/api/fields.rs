@@ -8,17 +8,14 @@
 //! of them would take a hundred times the memory of its text. So a list keeps a number of entries that no valid object
 //! reaches, and skips the others.
 
-use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{
-    JsonText, NicTexts, Shared, Source, Text, WithPresence, json,
-    network::{Interface, Network},
-};
+use super::{JsonText, NicTexts, Shared, Source, Text, WithPresence, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
@@ -179,13 +176,21 @@ pub(crate) fn objects<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place
     map.next_value_seed(ListOrNull(place)).map(drop)
 }
 
-/// Reads the list of interfaces: with that of the networks it is all that a hotplug changes.
-pub(crate) fn interfaces<'de, A: MapAccess<'de>>(map: &mut A, place: &mut Vec<Interface<'de>>) -> Result<(), A::Error> {
+/// Reads the first of the two lists that a hotplug changes: see [`json::VARYING`].
+pub(crate) fn first_varying<'de, A, T>(map: &mut A, place: &mut Vec<T>) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Fields<'de>,
+{
     map.next_value_seed(VaryingList { list: ListOrNull(place), name: json::VARYING[0] })
 }
 
-/// Reads the list of networks; see [`interfaces`].
-pub(crate) fn networks<'de, A: MapAccess<'de>>(map: &mut A, place: &mut Vec<Network<'de>>) -> Result<(), A::Error> {
+/// Reads the second of them.
+pub(crate) fn second_varying<'de, A, T>(map: &mut A, place: &mut Vec<T>) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Fields<'de>,
+{
     map.next_value_seed(VaryingList { list: ListOrNull(place), name: json::VARYING[1] })
 }
 
@@ -455,101 +460,18 @@ impl<'de> Visitor<'de> for TextsOrNull<'_, 'de> {
     }
 }
 
-/// A list of objects. More than `ENTRIES_AT_MOST` entries are an error.
-#[derive(Debug)]
-pub struct List<T>(Vec<T>);
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T> Deref for List<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        &self.0
-    }
-}
-
-impl<'de, T: Fields<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<'v, T>(&'v mut Vec<T>);
-
-        impl<'de, T: Fields<'de>> Visitor<'de> for ListVisitor<'_, T> {
-            type Value = ();
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a sequence")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-                while list.next_element_seed(NewElement(&mut *self.0))?.is_some() {
-                    if self.0.len() > ENTRIES_AT_MOST {
-                        return Err(too_many(ENTRIES_AT_MOST));
-                    }
-                }
-                Ok(())
-            }
-        }
-
-        let mut entries = Vec::new();
-        deserializer.deserialize_seq(ListVisitor(&mut entries))?;
-        Ok(Self(entries))
-    }
-}
-
-fn too_many<E: Error>(at_most: usize) -> E {
-    E::custom(format_args!("the list has more than {at_most} entries"))
-}
-
-/// Reads a list; more entries than the bound are an error.
-pub(crate) fn bounded<'de, D, T>(deserializer: D, at_most: usize) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct BoundedVisitor<T> {
-        at_most: usize,
-        entries: PhantomData<T>,
-    }
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for BoundedVisitor<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a sequence")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-            let mut entries = Vec::new();
-            while let Some(entry) = list.next_element()? {
-                if entries.len() == self.at_most {
-                    return Err(too_many(self.at_most));
-                }
-                reserve_first(&mut entries);
-                entries.push(entry);
-            }
-            Ok(entries)
-        }
-    }
-
-    deserializer.deserialize_seq(BoundedVisitor { at_most, entries: PhantomData })
-}
-
 /// The entries for which a list allocates first. Most guests have one or two NICs and disks, and the view of one is
 /// large: without this number a vector begins with four.
 const FIRST_ENTRIES: usize = 2;
 
-fn reserve_first<T>(entries: &mut Vec<T>) {
+pub(super) fn reserve_first<T>(entries: &mut Vec<T>) {
     if entries.capacity() == 0 {
         entries.reserve_exact(FIRST_ENTRIES);
     }
 }
 
 /// Appends a view to a list and fills it there.
-struct NewElement<'v, T>(&'v mut Vec<T>);
+pub(super) struct NewElement<'v, T>(pub(super) &'v mut Vec<T>);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for NewElement<'_, T> {
     type Value = ();

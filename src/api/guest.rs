@@ -15,7 +15,8 @@ use serde::{
 pub use self::volume::{Volume, VolumeSource};
 use super::{
     Lazy, Present, Text, WithNics, WithPresence,
-    fields::{List, fields},
+    fields::fields,
+    list::List,
     network::{Interface, Network},
     nullable,
     placement::{Affinity, NodeSelector},
@@ -55,7 +56,7 @@ fields! {
         "domain" => domain: with_presence,
         "evictionStrategy" => eviction_strategy: nullable,
         "livenessProbe" => liveness_probe: value,
-        "networks" => networks: networks,
+        "networks" => networks: second_varying,
         "nodeSelector" => node_selector: value,
         "readinessProbe" => readiness_probe: value,
         "resourceClaims" => resource_claims: objects,
@@ -259,7 +260,7 @@ pub struct Devices<'a> {
 
 fields! {
     Devices {
-        "interfaces" => interfaces: interfaces,
+        "interfaces" => interfaces: first_varying,
         "autoattachGraphicsDevice" => autoattach_graphics_device: value,
         "autoattachInputDevice" => autoattach_input_device: value,
         "autoattachMemBalloon" => autoattach_mem_balloon: value,

@@ -15,6 +15,7 @@ pub mod hash;
 pub mod instancetype;
 mod json;
 pub mod json_patch;
+mod list;
 pub mod mac;
 pub mod metadata;
 pub mod network;
@@ -22,11 +23,12 @@ pub mod placement;
 pub mod probe;
 pub(crate) mod quote;
 pub mod review;
+mod shared;
 mod sparse;
 pub mod vm;
 pub mod vmi;
 
-use std::{borrow::Cow, fmt, marker::PhantomData, mem, ops::Deref, ptr, sync::Arc};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr};
 
 use serde::{
     Deserialize, Deserializer,
@@ -34,16 +36,16 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use self::{
-    fields::ListOrNull,
-    network::{Interface, Network},
-};
+use self::shared::{NicTexts, Source, WithNics};
 
-pub use self::fields::List;
 #[cfg(fuzzing)]
 pub use self::json::fuzzing::compare;
-pub use self::sparse::{Empty, Sparse};
+pub use self::list::List;
 pub(crate) use self::{fields::NESTED_AT_MOST, json::split_value};
+pub use self::{
+    shared::Shared,
+    sparse::{Empty, Sparse},
+};
 
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///
@@ -272,134 +274,6 @@ impl<T> Deref for WithPresence<T> {
     }
 }
 
-/// A field that the old object may repeat byte for byte, as a heartbeat repeats the spec. A repeated field is read once
-/// only, and a deferred one that is repeated is not read at all. Of one that differs in its lists of NICs only these are
-/// read. A postponed one is never compared: it is only deferred.
-///
-/// The value is empty until a deferred field is read, or a repeated one is taken from the other object. Reading a
-/// request does both, except if the request changes nothing.
-#[derive(Debug)]
-pub struct Shared<'a, T> {
-    /// `None` means empty.
-    value: Option<Arc<T>>,
-    source: Source<'a>,
-}
-
-/// Where the value of a [`Shared`] field comes from.
-#[derive(Clone, Debug, Default)]
-enum Source<'a> {
-    /// It was read, or the object lacks the field.
-    #[default]
-    Own,
-    /// This text, which was not read yet.
-    Deferred(JsonText<'a>),
-    /// The other object has the same.
-    Repeated,
-    /// The other object has the same, except for its lists of NICs, which were not read yet.
-    RepeatedExceptNics(Box<NicTexts<'a>>),
-}
-
-/// The texts of the lists of NICs.
-#[derive(Clone, Debug)]
-struct NicTexts<'a> {
-    interfaces: JsonText<'a>,
-    networks: JsonText<'a>,
-}
-
-impl<T> Default for Shared<'_, T> {
-    fn default() -> Self {
-        Self { value: None, source: Source::Own }
-    }
-}
-
-impl<'a, T: Deserialize<'a>> Shared<'a, T> {
-    /// Reads the value, if it was deferred.
-    fn read(&mut self) -> Result<(), json::JsonError> {
-        if let Source::Deferred(text) = &self.source {
-            self.value = Some(Arc::new(json::read(text.0)?));
-            self.source = Source::Own;
-        }
-        Ok(())
-    }
-}
-
-impl<T> From<T> for Shared<'_, T> {
-    fn from(value: T) -> Self {
-        Self { value: Some(Arc::new(value)), ..Self::default() }
-    }
-}
-
-impl<'a, T> Shared<'a, T> {
-    fn source(&self) -> &Source<'a> {
-        &self.source
-    }
-}
-
-/// A view that has the lists of NICs of a guest.
-trait WithNics<'a> {
-    fn nics_mut(&mut self) -> (&mut Vec<Interface<'a>>, &mut Vec<Network<'a>>);
-}
-
-impl<'a, T> Shared<'a, T> {
-    /// Takes the value of the other object, if this one repeats it. That one has to be read before.
-    ///
-    /// # Errors
-    /// A list of NICs cannot be read.
-    fn resolve_from(&mut self, other: &mut Self) -> Result<(), json::JsonError>
-    where
-        T: WithNics<'a> + Clone,
-    {
-        match mem::take(&mut self.source) {
-            Source::Own => return Ok(()),
-            _ if !matches!(other.source, Source::Own) => return Err(json::JsonError),
-            Source::Repeated => self.value.clone_from(&other.value),
-            Source::RepeatedExceptNics(texts) => {
-                let copied = other.value.as_mut().and_then(Arc::get_mut).ok_or(json::JsonError)?;
-                let mut copy = copy_without_nics(copied);
-                let lists = copy.nics_mut();
-                json::read_seed(ListOrNull(lists.0), texts.interfaces.0)?;
-                json::read_seed(ListOrNull(lists.1), texts.networks.0)?;
-                self.value = Some(Arc::new(copy));
-            }
-            Source::Deferred(_) => return Err(json::JsonError),
-        }
-        Ok(())
-    }
-}
-
-/// Copies a view, but leaves its lists of NICs empty.
-fn copy_without_nics<'a, T: WithNics<'a> + Clone>(view: &mut T) -> T {
-    let take = |view: &mut T| {
-        let (interfaces, networks) = view.nics_mut();
-        (mem::take(interfaces), mem::take(networks))
-    };
-    let nics = take(view);
-    let copy = view.clone();
-    let (interfaces, networks) = view.nics_mut();
-    (*interfaces, *networks) = nics;
-    copy
-}
-
-impl<T> Clone for Shared<'_, T> {
-    fn clone(&self) -> Self {
-        Self { value: self.value.clone(), source: self.source.clone() }
-    }
-}
-
-impl<T: Empty> Deref for Shared<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.value.as_deref().unwrap_or_else(T::empty)
-    }
-}
-
-impl<T: Empty + PartialEq> PartialEq for Shared<'_, T> {
-    fn eq(&self, other: &Self) -> bool {
-        is_same(&**self, &**other)
-    }
-}
-
 /// Whether two values are equal. A shared value is not compared with itself.
 pub(crate) fn is_same<T: PartialEq>(one: &T, other: &T) -> bool {
     ptr::eq(one, other) || one == other
@@ -501,7 +375,7 @@ const OBJECTS_AT_MOST: usize = 4096;
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Objects<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        fields::bounded(deserializer, OBJECTS_AT_MOST).map(Self)
+        list::bounded(deserializer, OBJECTS_AT_MOST).map(Self)
     }
 }
 

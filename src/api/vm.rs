@@ -13,8 +13,9 @@ use serde::{
 
 use super::{
     Lazy, Present, Shared, Text, WithNics,
-    fields::{Fields, List, fields},
+    fields::{Fields, fields},
     guest::GuestSpec,
+    list::List,
     metadata::Metadata,
     network::{Bindings, Interface, Multus, Network},
     sparse::empty,
