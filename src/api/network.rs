@@ -486,6 +486,7 @@ impl<'a> NadRef<'a> {
     }
 
     /// Returns `namespace/name` for a message, in which a long text is cut. Two definitions may be shown alike.
+    #[must_use]
     pub fn shown(self) -> impl fmt::Display + use<'a> {
         fmt::from_fn(move |formatter| {
             write!(formatter, "{}/{}", cut(self.namespace, QUOTED_AT_MOST), cut(self.name, QUOTED_AT_MOST))

@@ -444,7 +444,9 @@ mod tests {
         // The first network that is read was just created, or all of them were.
         for (created, decision) in [("/ns001/", Decision::Denied), ("/ns", Decision::Warned)] {
             let mut store = Store::complete();
-            [kubevirt(), vmi()].iter().for_each(|object| store.insert(object).unwrap());
+            for object in [kubevirt(), vmi()] {
+                store.insert(&object).unwrap();
+            }
             // A guest has no ports for so many NICs.
             let warned = ["NP106", "NP112"];
             let settings = warned.iter().fold(Settings::default(), |all, rule| all.with_rule(rule, Enforcement::Warn));

@@ -485,7 +485,7 @@ mod tests {
         let domain = format!(r#""domain":{{"cpu":{{"cores":{cpu}}},"devices":{{{interfaces},"rng":{{}}}}}}"#);
         let guest = match form / 2 {
             0 => format!(r#"{domain},{networks},"volumes":[]"#),
-            1 => format!(r#"{networks},{domain}"#),
+            1 => format!("{networks},{domain}"),
             _ => domain,
         };
         format!(r#"{{"runStrategy":"Always","template":{{"metadata":{{"labels":{{}}}},"spec":{{{guest}}}}}}}"#)

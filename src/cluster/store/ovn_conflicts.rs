@@ -60,7 +60,7 @@ mod tests {
             for network in &networks {
                 let differs = |other: &OvnNetwork| network.name == other.name && network.settings != other.settings;
                 let expected = all().filter(|(_, other)| differs(other)).map(|(name, _)| name).min();
-                let expected = expected.map(|name| name.full_name());
+                let expected = expected.map(NadRef::full_name);
                 prop_assert_eq!(conflicts.with(network), expected.as_deref());
             }
         }
