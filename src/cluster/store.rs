@@ -11,10 +11,7 @@ mod ovn_conflicts;
 pub(super) mod projection;
 mod queries;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -48,10 +45,8 @@ pub struct Store {
     /// The one that applies.
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
-    nads: Listing<Arc<Nad>>,
-    /// The OVN networks whose definitions have different settings, found when a request needs them; empty after a
-    /// definition has changed.
-    ovn_conflicts: OnceLock<OvnConflicts>,
+    /// With the OVN networks whose definitions have different settings.
+    nads: Listing<Arc<Nad>, OvnConflicts>,
     /// The ConfigMaps of Multus.
     multus_configs: Listing<MultusConfig>,
     /// Where Multus looks for default networks if neither the settings nor its configuration in this store say so.
@@ -64,13 +59,12 @@ pub struct Store {
     mutating_webhooks: Listing<bool>,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
-    nodes: Listing<Arc<Node>>,
+    /// With those that run guests.
+    nodes: Listing<Arc<Node>, Arc<Nodes>>,
     /// The quotas that limit the pods of every guest in their namespace.
     quotas: Listing<Arc<Quota>>,
     /// The labels and resources of nodes: most nodes have the same.
     node_texts: Interner<str>,
-    /// The nodes that run guests, made when a request needs them; empty after a node has changed.
-    guest_nodes: OnceLock<Arc<Nodes>>,
     /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
     /// The instancetypes and preferences, and all ControllerRevisions.

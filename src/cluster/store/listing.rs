@@ -2,15 +2,20 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use crate::{facts::Fact, k8s::Key};
 
-/// The objects of one kind.
+/// The objects of one kind, and a `D` that is derived from all of them.
 #[derive(Debug)]
-pub(crate) struct Listing<T> {
+pub(crate) struct Listing<T, D = ()> {
     namespaces: HashMap<Box<str>, HashMap<Box<str>, Slot<T>>>,
+    /// Made when it is needed; empty after an object has changed.
+    derived: OnceLock<D>,
     /// Whether an object that is missing here does not exist.
     is_synced: bool,
     /// How often the objects were listed.
@@ -34,13 +39,13 @@ enum State<T> {
     Unreadable,
 }
 
-impl<T> Default for Listing<T> {
+impl<T, D> Default for Listing<T, D> {
     fn default() -> Self {
-        Self { namespaces: HashMap::new(), is_synced: false, generation: 0 }
+        Self { namespaces: HashMap::new(), derived: OnceLock::new(), is_synced: false, generation: 0 }
     }
 }
 
-impl<T> Listing<T> {
+impl<T, D> Listing<T, D> {
     fn slot(&self, namespace: &str, name: &str) -> Option<&Slot<T>> {
         self.namespaces.get(namespace)?.get(name)
     }
@@ -66,6 +71,7 @@ impl<T> Listing<T> {
     }
 
     fn set(&mut self, namespace: &str, name: &str, state: State<T>) -> Option<T> {
+        self.derived = OnceLock::new();
         let slot = Slot { state, generation: AtomicU32::new(self.generation) };
         if let Some(present) = self.namespaces.get_mut(namespace).and_then(|names| names.get_mut(name)) {
             return known(std::mem::replace(present, slot));
@@ -76,12 +82,18 @@ impl<T> Listing<T> {
 
     /// Removes a name and returns its object.
     pub(crate) fn take(&mut self, namespace: &str, name: &str) -> Option<T> {
+        self.derived = OnceLock::new();
         let names = self.namespaces.get_mut(namespace)?;
         let slot = names.remove(name);
         if names.is_empty() {
             self.namespaces.remove(namespace);
         }
         slot.and_then(known)
+    }
+
+    /// Returns what a function derives from the objects. It is called once until an object changes.
+    pub(crate) fn derived(&self, derive: impl FnOnce() -> D) -> &D {
+        self.derived.get_or_init(derive)
     }
 
     /// Iterates over the objects with their namespaces and names.
@@ -165,7 +177,7 @@ pub(crate) trait AnyListing {
     fn keys(&self) -> Vec<Key>;
 }
 
-impl<T> AnyListing for Listing<T> {
+impl<T, D> AnyListing for Listing<T, D> {
     fn count(&self) -> usize {
         self.namespaces.values().map(HashMap::len).sum()
     }
@@ -213,7 +225,7 @@ impl<T> AnyListing for Listing<T> {
     }
 }
 
-impl<T> Listing<T> {
+impl<T, D> Listing<T, D> {
     fn keys_where(&self, is_wanted: impl Fn(&Slot<T>) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
         for (namespace, names) in &self.namespaces {
@@ -230,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_missing_object_is_unknown_until_the_listing_is_synced() {
-        let mut listing = Listing::default();
+        let mut listing = Listing::<i32>::default();
         listing.insert("demo", "a", 1);
         assert_eq!((listing.get("demo", "a"), listing.get("demo", "b")), (Fact::Known(&1), Fact::Unknown));
         listing.set_synced(true);
@@ -242,7 +254,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_object_is_unknown_and_so_is_its_namespace() {
-        let mut listing = Listing::default();
+        let mut listing = Listing::<i32>::default();
         listing.insert("demo", "a", 1);
         listing.set_synced(true);
         listing.mark_unreadable("demo", "b");
@@ -253,8 +265,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_derived_is_made_again_after_each_change() {
+        let mut listing = Listing::<i32, i32>::default();
+        let sum = |listing: &Listing<i32, i32>| *listing.derived(|| listing.iter().map(|(.., object)| object).sum());
+        assert_eq!(sum(&listing), 0);
+        listing.insert("demo", "a", 1);
+        listing.insert("demo", "b", 2);
+        assert_eq!(sum(&listing), 3);
+        listing.insert("demo", "b", 4);
+        assert_eq!(sum(&listing), 5);
+        listing.mark_unreadable("demo", "a");
+        assert_eq!(sum(&listing), 4);
+        listing.remove("demo", "b");
+        assert_eq!(sum(&listing), 0);
+    }
+
+    #[test]
     fn a_list_finds_the_objects_that_it_lacks_even_after_broken_lists() {
-        let mut listing = Listing::default();
+        let mut listing = Listing::<i32>::default();
         for name in ["a", "b", "c"] {
             listing.insert("demo", name, 1);
         }

@@ -230,7 +230,7 @@ impl Store {
             return Fact::Unknown;
         }
         let all = || Nodes::of(self.nodes.iter().map(|(_, name, node)| (name, node)));
-        Fact::Known(Arc::clone(self.guest_nodes.get_or_init(|| Arc::new(all()))))
+        Fact::Known(Arc::clone(self.nodes.derived(|| Arc::new(all()))))
     }
 
     /// Returns the quotas of a namespace that limit the pods of guests.
@@ -289,7 +289,7 @@ impl Store {
     fn conflicting_nad(&self, nad: &Nad) -> Option<String> {
         let network = nad.network.ovn.as_ref()?;
         let conflicts =
-            self.ovn_conflicts.get_or_init(|| {
+            self.nads.derived(|| {
                 OvnConflicts::of(self.nads.iter().filter_map(|(namespace, name, nad)| {
                     Some((NadRef { namespace, name }, nad.network.ovn.as_deref()?))
                 }))

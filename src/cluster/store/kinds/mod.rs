@@ -36,7 +36,7 @@ pub(super) fn of(kind: Kind) -> &'static dyn StoredKind {
         Kind::KubeVirt => &kubevirt::KubeVirts,
         Kind::Vm => &vm::Vms,
         Kind::Migration => &migration::KIND,
-        Kind::Nad => &nad::NadKind,
+        Kind::Nad => &nad::KIND,
         Kind::Namespace => &namespace::KIND,
         Kind::Node => &node::NodeKind,
         Kind::ResourceQuota => &resource_quota::KIND,

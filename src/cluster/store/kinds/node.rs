@@ -1,6 +1,6 @@
 //! Nodes. Most nodes of a cluster have the same labels and resources, so these are kept once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::{Projected, StoredKind};
 use crate::{
@@ -28,7 +28,6 @@ impl StoredKind for NodeKind {
     }
 
     fn remove(&self, store: &mut Store, _: &str, name: &str) {
-        store.guest_nodes = OnceLock::new();
         if let Some(node) = store.nodes.take("", name) {
             node.texts().for_each(|text| store.node_texts.release(text));
         }

@@ -1,4 +1,4 @@
-//! Kinds without anything else in the store that depends on their objects.
+//! Kinds on whose objects nothing in the store depends, except what their listing derives.
 
 use std::fmt;
 
@@ -16,17 +16,17 @@ use crate::{
 /// Namespace and name of an object, and what is kept of it: `None` if no rule needs it.
 type Read<T> = Result<(Key, Option<T>), FieldError>;
 
-/// A kind of which the store keeps a `T` for each object that a rule may need.
-pub(super) struct Plain<T: 'static> {
+/// A kind of which the store keeps a `T` for each object that a rule may need, and derives a `D` from all of them.
+pub(super) struct Plain<T: 'static, D: 'static = ()> {
     /// Reads an object from its JSON text.
     pub(super) read: fn(&str) -> Read<T>,
     /// Returns the objects.
-    pub(super) listing: fn(&Store) -> &Listing<T>,
+    pub(super) listing: fn(&Store) -> &Listing<T, D>,
     /// Returns the objects.
-    pub(super) listing_mut: fn(&mut Store) -> &mut Listing<T>,
+    pub(super) listing_mut: fn(&mut Store) -> &mut Listing<T, D>,
 }
 
-impl<T: fmt::Debug + PartialEq + 'static> StoredKind for Plain<T> {
+impl<T: fmt::Debug + PartialEq + 'static, D: fmt::Debug + 'static> StoredKind for Plain<T, D> {
     fn read(&self, text: &str, _: &KubeVirt) -> Result<(Key, Box<dyn Projected>), FieldError> {
         let (key, object) = (self.read)(text)?;
         let Self { listing, listing_mut, .. } = *self;
@@ -43,13 +43,13 @@ impl<T: fmt::Debug + PartialEq + 'static> StoredKind for Plain<T> {
 }
 
 #[derive(Debug)]
-struct PlainObject<T> {
+struct PlainObject<T, D> {
     object: Option<T>,
-    listing: fn(&Store) -> &Listing<T>,
-    listing_mut: fn(&mut Store) -> &mut Listing<T>,
+    listing: fn(&Store) -> &Listing<T, D>,
+    listing_mut: fn(&mut Store) -> &mut Listing<T, D>,
 }
 
-impl<T: fmt::Debug + PartialEq> Projected for PlainObject<T> {
+impl<T: fmt::Debug + PartialEq, D: fmt::Debug> Projected for PlainObject<T, D> {
     fn is_stored(&self, store: &Store, (namespace, name): &Key) -> bool {
         let listing = (self.listing)(store);
         match (&self.object, listing.get(namespace, name)) {
