@@ -180,7 +180,7 @@ impl Nads {
                 *lookup = earlier;
             } else if earlier.nad == lookup.nad {
                 lookup.conflict = earlier.conflict;
-                lookup.suggestion = earlier.suggestion;
+                lookup.suggestion = earlier.suggestion.or(lookup.suggestion.take());
             }
         }
         self
@@ -331,6 +331,9 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         let absent = |suggestion| lookup(&Fact::Absent, suggestion, None);
         assert_eq!(hints(absent(None), absent(Some("other/net"))), (some("other/net"), None));
+        assert_eq!(hints(absent(Some("demo/nets")), absent(Some("other/net"))), (some("other/net"), None));
+        assert_eq!(hints(absent(Some("demo/nets")), absent(None)), (some("demo/nets"), None));
+        assert_eq!(hints(absent(None), absent(Some("demo/nets"))), (some("demo/nets"), None));
         let [one, other] = [r#"{"type": "bridge"}"#, r#"{"type": "macvlan"}"#].map(nad);
         let conflicting = |nad| lookup(nad, None, Some("other/net"));
         assert_eq!(hints(lookup(&one, None, None), conflicting(&one)), (None, some("other/net")));
