@@ -36,13 +36,12 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use self::shared::{NicTexts, Source, WithNics};
-
 #[cfg(fuzzing)]
 pub use self::json::fuzzing::compare;
-pub use self::list::List;
+use self::shared::{NicTexts, Source, WithNics};
 pub(crate) use self::{fields::NESTED_AT_MOST, json::split_value};
 pub use self::{
+    list::List,
     shared::Shared,
     sparse::{Empty, Sparse},
 };

@@ -68,12 +68,6 @@ impl<T> From<T> for Shared<'_, T> {
     }
 }
 
-impl<'a, T> Shared<'a, T> {
-    pub(super) fn source(&self) -> &Source<'a> {
-        &self.source
-    }
-}
-
 /// A view that has the lists of NICs of a guest.
 pub(super) trait WithNics<'a> {
     fn nics_mut(&mut self) -> (&mut Vec<Interface<'a>>, &mut Vec<Network<'a>>);
@@ -108,11 +102,8 @@ impl<'a, T> Shared<'a, T> {
 
 /// Copies a view, but leaves its lists of NICs empty.
 fn copy_without_nics<'a, T: WithNics<'a> + Clone>(view: &mut T) -> T {
-    let take = |view: &mut T| {
-        let (interfaces, networks) = view.nics_mut();
-        (mem::take(interfaces), mem::take(networks))
-    };
-    let nics = take(view);
+    let (interfaces, networks) = view.nics_mut();
+    let nics = (mem::take(interfaces), mem::take(networks));
     let copy = view.clone();
     let (interfaces, networks) = view.nics_mut();
     (*interfaces, *networks) = nics;

@@ -163,8 +163,8 @@ impl Targets {
     }
 }
 
-/// Returns the indices of the nodes other than its own that a guest may run on; `None` if its requirements are not known, or if its own
-/// node is unknown and may be any of several.
+/// Returns the indices of the nodes other than its own that a guest may run on; `None` if its requirements are not known,
+/// or if its own node is unknown and may be any of several.
 fn allowed(nodes: &Nodes, vmi: &Vmi) -> Option<Vec<usize>> {
     if vmi.placement.as_ref().is_some_and(|placement| !placement.is_known()) {
         return None;

@@ -46,7 +46,7 @@ impl<T> ByPattern<T> {
     /// Returns the value of the most specific entry that matches the name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&T> {
-        self.find_any(&[name])
+        self.all(name).next()
     }
 
     /// Returns the value of the most specific entry that matches one of the names.

@@ -1,26 +1,27 @@
 //! What the second object of a pair repeats: an update has the new object and the stored one, which are mostly equal.
 
-use std::array;
-
-use serde::de::{DeserializeSeed, SeqAccess, Visitor, value::BorrowedStrDeserializer};
+use serde::de::{
+    Visitor,
+    value::{BorrowedStrDeserializer, SeqDeserializer},
+};
 
 use super::{JsonError, Reader, scan::strip_long_prefix, skipped::SkippedValues};
 
-/// The name of a newtype that [`read_pair`](super::read_pair) compares with the first object that was read under this name or
-/// [`DEFERRED`]. If the two are equal byte for byte, the reader skips the object and calls `visit_unit`. To every other
-/// deserializer it is an ordinary newtype.
+/// The name of a newtype that `read_pair` compares with the first object that was read under this name or [`DEFERRED`].
+/// If the two are equal byte for byte, the reader skips the object and calls `visit_unit`. To every other deserializer it
+/// is an ordinary newtype.
 pub(in crate::api) const REPEATABLE: &str = "$nicplug::Repeatable";
 
 /// As [`REPEATABLE`], but the visitor receives the text of the first object, by `visit_borrowed_str`.
 pub(in crate::api) const DEFERRED: &str = "$nicplug::Deferred";
 
 /// The names of newtypes for two lists that are often the only difference of a [`REPEATABLE`] object from the first one.
-/// [`read_pair`](super::read_pair) does not read such an object again: the visitor of the object receives the texts of its two lists, by
+/// `read_pair` does not read such an object again: the visitor of the object receives the texts of its two lists, by
 /// `visit_seq`. To every other deserializer, and elsewhere, they are ordinary newtypes.
 pub(in crate::api) const VARYING: [&str; 2] = ["$nicplug::FirstVarying", "$nicplug::SecondVarying"];
 
-/// The name of a newtype whose visitor receives the text of an object from [`read_pair`](super::read_pair), by `visit_borrowed_str`. To
-/// every other deserializer it is an ordinary newtype, as it is for a value of another type.
+/// The name of a newtype whose visitor receives the text of an object from `read_pair`, by `visit_borrowed_str`. To every
+/// other deserializer it is an ordinary newtype, as it is for a value of another type.
 pub(in crate::api) const POSTPONED: &str = "$nicplug::Postponed";
 
 /// What the second object of a pair may repeat.
@@ -56,7 +57,9 @@ impl<'de> Reader<'_, 'de> {
             // An object ends at its last bracket, so the text after a match does not matter.
             FirstObject::Read { text, .. } if self.pass(text).is_some() => visitor.visit_unit(),
             FirstObject::Read { around, .. } => match around.and_then(|around| self.pass_varying(around)) {
-                Some(lists) => visitor.visit_seq(Texts(lists.into_iter())),
+                Some(lists) => {
+                    visitor.visit_seq(SeqDeserializer::new(lists.into_iter().map(BorrowedStrDeserializer::new)))
+                }
                 None => visitor.visit_newtype_struct(self),
             },
             FirstObject::NotRead { .. } if is_deferred => {
@@ -149,15 +152,4 @@ fn around<'t>(text: &'t str, one: &str, other: &str) -> Option<[&'t str; 3]> {
     };
     let ((start, end), (other_start, other_end)) = (range(one)?, range(other)?);
     Some([text.get(..start)?, text.get(end..other_start)?, text.get(other_end..)?])
-}
-
-/// A list of texts.
-struct Texts<'de>(array::IntoIter<&'de str, 2>);
-
-impl<'de> SeqAccess<'de> for Texts<'de> {
-    type Error = JsonError;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, JsonError> {
-        self.0.next().map(|text| seed.deserialize(BorrowedStrDeserializer::new(text))).transpose()
-    }
 }

@@ -152,16 +152,21 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
 
 /// Checks the fields of a request that only the API server writes, and that nicplug repeats.
 fn check_lengths(request: &Request) -> Result<(), BodyError> {
-    let message = match (request.uid.len(), request.namespace.len().max(request.name.len())) {
-        (0, _) => "request.uid is missing".to_owned(),
-        (1..=UID_AT_MOST, 0..=NAME_AT_MOST) => return Ok(()),
-        (1..=UID_AT_MOST, length) => {
-            let field = if request.name.len() == length { "name" } else { "namespace" };
-            format!("request.{field} has {length} bytes, but a name in Kubernetes has at most {NAME_AT_MOST}")
+    if request.uid.is_empty() {
+        return Err(BodyError::InvalidRequest("request.uid is missing".to_owned()));
+    }
+    let bounds = [
+        ("uid", request.uid.len(), "a response repeats", UID_AT_MOST),
+        ("namespace", request.namespace.len(), "a name in Kubernetes has", NAME_AT_MOST),
+        ("name", request.name.len(), "a name in Kubernetes has", NAME_AT_MOST),
+    ];
+    match bounds.into_iter().find(|(_, length, _, at_most)| length > at_most) {
+        Some((field, length, what, at_most)) => {
+            let message = format!("request.{field} has {length} bytes, but {what} at most {at_most}");
+            Err(BodyError::InvalidRequest(message))
         }
-        (length, _) => format!("request.uid has {length} bytes, but a response repeats at most {UID_AT_MOST}"),
-    };
-    Err(BodyError::InvalidRequest(message))
+        None => Ok(()),
+    }
 }
 
 fn unreadable_whole() -> BodyError {

@@ -256,9 +256,9 @@ impl<'a> Object<'a> {
 
     fn source_of_spec(&self) -> &Source<'a> {
         match self {
-            Self::Vmi(vmi) => vmi.spec.source(),
-            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.source(),
-            Self::Vm(vm) => vm.spec.source(),
+            Self::Vmi(vmi) => &vmi.spec.source,
+            Self::Pool(pool) => &pool.spec.virtual_machine_template.spec.source,
+            Self::Vm(vm) => &vm.spec.source,
             Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => &Source::Own,
         }
     }
